@@ -1,0 +1,1 @@
+//! The API types of mcpscale.dev/v1alpha1.

@@ -1,0 +1,1 @@
+//! The decision core of mcpscale: no Kubernetes, no I/O, no clock.

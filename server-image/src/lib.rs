@@ -1,0 +1,1 @@
+//! The MCP server that mcpscale runs by default.

@@ -1,0 +1,3 @@
+//! The load tester binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Cluster harness, API tests and end-to-end tests of mcpscale.
