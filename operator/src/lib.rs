@@ -1,1 +1,3 @@
 //! The operator of mcpscale.
+
+pub mod signals;
