@@ -72,11 +72,7 @@ async fn a_lost_legacy_session_is_opened_anew_and_counted() {
         move |call: Received| std::future::ready(legacy.answer(&call))
     })
     .await;
-    let plan = Plan {
-        era: Era::Legacy,
-        sessions: 5,
-        ..plan(&server.url)
-    };
+    let plan = plan(&server.url, Era::Legacy);
     let report = run(plan, None, CancellationToken::new()).await.unwrap();
     assert_eq!(
         report.total,
@@ -111,11 +107,7 @@ async fn a_mixed_run_speaks_either_era_half_of_the_time() {
         }
     })
     .await;
-    let plan = Plan {
-        era: Era::Mixed,
-        sessions: 3,
-        ..plan(&server.url)
-    };
+    let plan = plan(&server.url, Era::Mixed);
     let report = run(plan, None, CancellationToken::new()).await.unwrap();
     assert_eq!(report.failed(), 0, "{:?}", report.failures);
     assert_eq!(*modern_calls.lock().unwrap(), 50);
