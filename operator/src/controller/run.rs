@@ -1,0 +1,120 @@
+//! Runs the controller of one watch scope until it is asked to stop.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, future::join_all};
+use kube::{
+    Api, Client,
+    runtime::{
+        Controller,
+        controller::{self, Config},
+        reflector::ObjectRef,
+        watcher,
+    },
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    caches::{Caches, GuardedServer, Watches, scoped},
+    context::Context,
+    events,
+    reconcile::{ReconcileError, error_policy, reconcile},
+    scaling,
+};
+use crate::signals::PrometheusSource;
+
+/// The part of a scope that is set up before the operator leads: its caches fill while it stands by.
+pub struct Scope {
+    namespace: Option<String>,
+    touched: mpsc::UnboundedSender<ObjectRef<GuardedServer>>,
+    changes: mpsc::UnboundedReceiver<ObjectRef<GuardedServer>>,
+    /// The caches of the scope.
+    pub caches: Caches,
+    watches: Watches,
+}
+
+impl Scope {
+    /// Sets up the caches of a namespace, or of all.
+    #[must_use]
+    pub fn new(client: &Client, namespace: Option<String>) -> Self {
+        let (touched, changes) = mpsc::unbounded_channel();
+        let (caches, watches) = Caches::new(client, namespace.as_deref(), &touched);
+        Self { namespace, touched, changes, caches, watches }
+    }
+}
+
+/// How the loop of the scaler runs: its source and the time between two ticks.
+pub type Scaler = Option<(PrometheusSource, std::time::Duration)>;
+
+/// Runs a scope. Reconciles start once `leading` is true and `stop` ends them: running ones are finished.
+pub async fn run(scope: Scope, context: Arc<Context>, scaler: Scaler, concurrency: u16, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
+    let Scope { namespace, touched, changes, caches, watches } = scope;
+    let filling = tokio::spawn(join_all(watches.into_iter().map(|watch| watch.for_each(|()| std::future::ready(())))));
+    let lead = async {
+        // The sender lives as long as the process.
+        let _ = leading.wait_for(|leads| *leads).await;
+        caches.wait_until_ready().await
+    };
+    let ready = tokio::select! {
+        ready = lead => ready.is_ok(),
+        () = stop.cancelled() => false,
+    };
+    if ready {
+        control(namespace.as_deref(), context, scaler, concurrency, (touched, changes), stop).await;
+    }
+    filling.abort();
+}
+
+type Triggers = (mpsc::UnboundedSender<ObjectRef<GuardedServer>>, mpsc::UnboundedReceiver<ObjectRef<GuardedServer>>);
+
+async fn control(
+    namespace: Option<&str>,
+    context: Arc<Context>,
+    scaler: Scaler,
+    concurrency: u16,
+    (touched, changes): Triggers,
+    stop: CancellationToken,
+) {
+    let servers: Api<GuardedServer> = scoped(&context.client, namespace);
+    let stopped = stop.clone();
+    let controller = Controller::new(servers, watcher::Config::default())
+        .with_config(Config::default().concurrency(concurrency))
+        .reconcile_on(UnboundedReceiverStream::new(changes))
+        .graceful_shutdown_on(async move { stopped.cancelled().await });
+    let store = controller.store();
+    let scaling = scaler.map(|(source, tick)| {
+        tokio::spawn(scaling::run(source, tick, Arc::clone(&context), store.clone(), touched.clone(), stop.clone()))
+    });
+    controller
+        .run(reconcile, error_policy, Arc::clone(&context))
+        .for_each_concurrent(None, |result| report(result, &context, &store))
+        .await;
+    if let Some(scaling) = scaling {
+        scaling.abort();
+    }
+}
+
+type Outcome = Result<(ObjectRef<GuardedServer>, controller::Action), controller::Error<ReconcileError, watcher::Error>>;
+
+/// Tells people of errors. Reporting is outside of the reconcile, so that it has one place.
+async fn report(outcome: Outcome, context: &Context, store: &kube::runtime::reflector::Store<GuardedServer>) {
+    match outcome {
+        Err(controller::Error::ReconcilerFailed(error, object)) => {
+            let server = ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default());
+            if let Some(guarded) = store.get(&server) {
+                let event = events::failure(error.reason(), &error.to_string());
+                if let Err(error) = context.recorder.publish(&event, &reference(&guarded)).await {
+                    tracing::warn!(%error, "an Event could not be published");
+                }
+            }
+        }
+        Err(controller::Error::ObjectNotFound(_)) | Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the controller's queue failed and goes on"),
+    }
+}
+
+fn reference(guarded: &GuardedServer) -> k8s_openapi::api::core::v1::ObjectReference {
+    kube::Resource::object_ref(guarded, &())
+}

@@ -1,0 +1,389 @@
+//! Step 5: from what was observed to the status. No client; the time enters as an argument and is used only where a
+//! condition flips or a decision is made, so that an unchanged server has an unchanged status.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::Pod,
+    },
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::ResourceExt;
+use mcpscale_autoscaler::TargetReport;
+use mcpscale_crds::v1alpha1::{
+    Address, DataTierMode, DecisionRecord, KnobStatus, LoadBalancerMode, McpServer, McpServerStatus, ScalingStatus, TargetStatus,
+};
+
+use super::{
+    dereference::Observed,
+    plan::{Plan, rolled_out},
+    scaling::Outlook,
+    validate::{Installation, Replicas, ValidateError, ValidatedServer},
+};
+use crate::resources::{Component, selector_labels};
+
+/// How many decisions the status keeps.
+const DECISIONS: usize = 10;
+
+/// What the status is made from.
+pub struct Facts<'a> {
+    /// The resource, with the status it has.
+    pub resource: &'a McpServer,
+    /// What was observed before this reconcile wrote anything.
+    pub observed: &'a Observed,
+    /// What was made of it.
+    pub outcome: Result<(&'a ValidatedServer, &'a Plan), &'a ValidateError>,
+    /// What the scaler said, if it runs and knows the server.
+    pub outlook: Option<&'a Outlook>,
+    /// Whether a metrics source is configured at all.
+    pub has_metrics_source: bool,
+    /// Facts of the installation.
+    pub installation: &'a Installation,
+    /// The time for what changes.
+    pub now: Timestamp,
+}
+
+/// The status as it should be.
+#[must_use]
+pub fn status(facts: &Facts<'_>) -> McpServerStatus {
+    let name = facts.resource.name_any();
+    let old = facts.resource.status.clone().unwrap_or_default();
+    let deployment = facts.observed.server.as_deref().and_then(|d| d.status.as_ref());
+    let selector = selector_labels(&name, Component::Server);
+    McpServerStatus {
+        observed_generation: facts.resource.metadata.generation,
+        replicas: deployment.and_then(|d| d.replicas).unwrap_or(0),
+        ready_replicas: deployment.and_then(|d| d.ready_replicas).unwrap_or(0),
+        selector: Some(selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")),
+        address: Some(Address {
+            url: format!(
+                "http://{name}.{}.svc.{}{}",
+                facts.resource.namespace().unwrap_or_default(),
+                facts.installation.cluster_domain,
+                facts.resource.spec.server.path
+            ),
+        }),
+        conditions: conditions(facts, &old),
+        targets: targets(facts, &old),
+        scaling: scaling(facts, &old),
+    }
+}
+
+/// A verdict before it becomes a condition.
+struct Verdict {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Verdict {
+    fn new(status: bool, reason: &str, message: impl Into<String>) -> Self {
+        Self { status: if status { "True" } else { "False" }, reason: reason.into(), message: message.into() }
+    }
+
+    fn unknown(reason: &str, message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason: reason.into(), message: message.into() }
+    }
+}
+
+fn conditions(facts: &Facts<'_>, old: &McpServerStatus) -> Vec<Condition> {
+    let ready = ready(facts);
+    let reconciling = reconciling(facts, ready.status == "True");
+    let mut verdicts = vec![
+        ("Ready", ready),
+        ("Accepted", accepted(facts)),
+        ("Reconciling", reconciling),
+        ("Stalled", stalled(facts)),
+        ("MetricsAvailable", metrics_available(facts)),
+    ];
+    if let Some(verdict) = data_tier_ready(facts) {
+        verdicts.push(("DataTierReady", verdict));
+    }
+    if let Some(verdict) = targets_met(facts) {
+        verdicts.push(("TargetsMet", verdict));
+    }
+    if let Some(verdict) = scaling_limited(facts) {
+        verdicts.push(("ScalingLimited", verdict));
+    }
+    if let Ok((validated, _)) = facts.outcome {
+        verdicts.push(("UpdateAvailable", update_available(validated)));
+    }
+    let generation = facts.resource.metadata.generation;
+    let not_measured = facts.has_metrics_source && facts.outlook.is_none();
+    verdicts
+        .into_iter()
+        .map(|(kind, verdict)| match kept(kind, old).filter(|_| not_measured) {
+            Some(kept) => Condition { observed_generation: generation, ..kept },
+            None => condition(kind, verdict, old, generation, facts.now),
+        })
+        .collect()
+}
+
+/// What only the scaler can say stays as it was until it has spoken: a restart of the operator is no news.
+fn kept(kind: &str, old: &McpServerStatus) -> Option<Condition> {
+    let measured = ["MetricsAvailable", "TargetsMet", "ScalingLimited"].contains(&kind);
+    old.conditions.iter().find(|condition| measured && condition.type_ == kind).cloned()
+}
+
+/// A condition keeps the time of its last flip.
+fn condition(kind: &str, verdict: Verdict, old: &McpServerStatus, generation: Option<i64>, now: Timestamp) -> Condition {
+    let flipped_at = old.conditions.iter().find(|c| c.type_ == kind && c.status == verdict.status);
+    Condition {
+        type_: kind.into(),
+        status: verdict.status.into(),
+        reason: verdict.reason,
+        message: verdict.message,
+        observed_generation: generation,
+        last_transition_time: flipped_at.map_or_else(|| Time(whole_second(now)), |c| c.last_transition_time.clone()),
+    }
+}
+
+/// The API server keeps whole seconds; a fraction would make an unchanged status look changed.
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn accepted(facts: &Facts<'_>) -> Verdict {
+    match facts.outcome {
+        Ok(_) if facts.resource.spec.paused => {
+            Verdict::new(true, "Paused", "the resource is valid; spec.paused is set, so nothing is changed")
+        }
+        Ok(_) => Verdict::new(true, "Valid", "the resource is valid"),
+        Err(error) => Verdict::new(false, error.reason(), error.to_string()),
+    }
+}
+
+/// Only a change by a person helps.
+fn stalled(facts: &Facts<'_>) -> Verdict {
+    match facts.outcome {
+        Ok(_) => Verdict::new(false, "Progressing", "nothing needs a change by hand"),
+        Err(error) => Verdict::new(true, error.reason(), error.to_string()),
+    }
+}
+
+/// Ready means serving. Missed targets and missing metrics are conditions of their own.
+fn ready(facts: &Facts<'_>) -> Verdict {
+    let observed = facts.observed;
+    let server_ready = ready_replicas(observed.server.as_deref()) > 0;
+    let balanced = facts.resource.spec.load_balancer.mode == LoadBalancerMode::None || ready_replicas(observed.nginx.as_deref()) > 0;
+    if server_ready && balanced {
+        return Verdict::new(true, "Serving", "clients are served");
+    }
+    if let Err(error) = facts.outcome {
+        return Verdict::new(false, error.reason(), error.to_string());
+    }
+    if let Ok((validated, _)) = facts.outcome
+        && validated.replicas.most() == 0
+    {
+        return Verdict::new(false, "ScaledToZero", "spec.replicas is 0: nothing runs");
+    }
+    if let Some(verdict) = data_tier_ready(facts).filter(|verdict| verdict.status != "True") {
+        return Verdict::new(false, &verdict.reason, verdict.message);
+    }
+    if !server_ready {
+        let trouble = trouble(&observed.pods).map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        return Verdict::new(false, "WaitingForServer", format!("no server pod is ready yet{trouble}"));
+    }
+    Verdict::new(false, "WaitingForLoadBalancer", "no nginx pod is ready yet")
+}
+
+/// What keeps pods from starting, in the words of the kubelet.
+fn trouble(pods: &[std::sync::Arc<Pod>]) -> Option<String> {
+    let mut found: Vec<String> = pods
+        .iter()
+        .filter_map(|pod| pod.status.as_ref())
+        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
+        .filter_map(|container| {
+            let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_ref()?;
+            (reason != "PodInitializing" && reason != "ContainerCreating").then(|| format!("container {}: {reason}", container.name))
+        })
+        .collect();
+    found.extend(
+        pods.iter()
+            .filter_map(|pod| pod.status.as_ref())
+            .flat_map(|status| status.conditions.iter().flatten())
+            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .filter_map(|condition| condition.message.clone()),
+    );
+    found.sort();
+    found.dedup();
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
+fn data_tier_ready(facts: &Facts<'_>) -> Option<Verdict> {
+    let spec = &facts.resource.spec;
+    let postgres = spec.postgres.mode == DataTierMode::Embedded;
+    let redis = spec.redis.mode == DataTierMode::Embedded;
+    if !postgres && !redis {
+        return None;
+    }
+    if let Err(error) = facts.outcome
+        && matches!(error, ValidateError::OrphanedData { .. } | ValidateError::DataVersion { .. })
+    {
+        return Some(Verdict::new(false, error.reason(), error.to_string()));
+    }
+    if postgres && stateful_set_ready(facts.observed.postgres.as_deref()) == 0 {
+        return Some(Verdict::new(false, "WaitingForPostgres", "Postgres is not ready yet"));
+    }
+    if redis && ready_replicas(facts.observed.redis.as_deref()) == 0 {
+        return Some(Verdict::new(false, "WaitingForRedis", "Redis is not ready yet"));
+    }
+    Some(Verdict::new(true, "Ready", "every data tier is ready"))
+}
+
+fn ready_replicas(deployment: Option<&Deployment>) -> i32 {
+    deployment.and_then(|d| d.status.as_ref()).and_then(|status| status.ready_replicas).unwrap_or(0)
+}
+
+fn stateful_set_ready(set: Option<&StatefulSet>) -> i32 {
+    set.and_then(|s| s.status.as_ref()).and_then(|status| status.ready_replicas).unwrap_or(0)
+}
+
+/// On the way to what the spec says. Scaling is not: a server that scales under load is not in change for those who wait
+/// for a rollout.
+fn reconciling(facts: &Facts<'_>, ready: bool) -> Verdict {
+    if facts.outcome.is_err() || facts.resource.spec.paused {
+        return Verdict::new(false, "NotReconciling", "nothing is being changed");
+    }
+    let deployments = [&facts.observed.server, &facts.observed.nginx, &facts.observed.redis];
+    let rolling = deployments.into_iter().flatten().any(|deployment| !rolled_out(deployment));
+    if rolling {
+        Verdict::new(true, "RollingOut", "pods of a new generation are taking over")
+    } else if !ready {
+        Verdict::new(true, "Starting", "the server is not serving yet")
+    } else {
+        Verdict::new(false, "Reconciled", "everything is as declared")
+    }
+}
+
+fn metrics_available(facts: &Facts<'_>) -> Verdict {
+    if !facts.has_metrics_source {
+        return Verdict::new(
+            false,
+            "NoMetricsSource",
+            "the operator has no Prometheus, so replicas are not scaled; set prometheus.url of its chart, or prometheus.install",
+        );
+    }
+    match facts.outlook {
+        Some(outlook) => Verdict::new(outlook.metrics.available, &outlook.metrics.reason, outlook.metrics.message.clone()),
+        None => Verdict::unknown("NotMeasuredYet", "the server has not been measured yet"),
+    }
+}
+
+fn targets_met(facts: &Facts<'_>) -> Option<Verdict> {
+    facts.resource.spec.performance_targets.as_ref()?;
+    let targets = facts.outlook.map(|outlook| outlook.targets.as_slice()).unwrap_or_default();
+    let names = |met: Option<bool>| -> Vec<&str> {
+        targets.iter().filter(|target| target.met == met).map(|target| target.name.as_str()).collect()
+    };
+    let (missed, unknown) = (names(Some(false)), names(None));
+    Some(if !missed.is_empty() {
+        Verdict::new(false, "TargetsMissed", format!("not met: {}", missed.join(", ")))
+    } else if targets.is_empty() || !unknown.is_empty() {
+        Verdict::unknown("NotEnoughData", "not every target can be judged: too few requests, or no fresh metrics")
+    } else {
+        Verdict::new(true, "AllMet", "every declared target is met")
+    })
+}
+
+fn scaling_limited(facts: &Facts<'_>) -> Option<Verdict> {
+    facts.resource.spec.autoscaling.as_ref()?;
+    let Some(outlook) = facts.outlook else {
+        return Some(Verdict::unknown("NotMeasuredYet", "the server has not been measured yet"));
+    };
+    let decision = &outlook.decision;
+    Some(if !decision.unreachable.is_empty() {
+        let quantiles: Vec<_> = decision.unreachable.iter().map(|quantile| quantile.as_str()).collect();
+        Verdict::new(
+            true,
+            "TargetUnreachable",
+            format!("no number of pods can meet latency {}: the calls themselves take longer; raise the bound or make the tools faster", quantiles.join(", ")),
+        )
+    } else if let Some(limit) = decision.limited_by {
+        Verdict::new(true, limit.as_str(), format!("the number of pods is held by {}", limit.as_str()))
+    } else {
+        Verdict::new(false, "NotLimited", "the number of pods follows the demand")
+    })
+}
+
+fn update_available(validated: &ValidatedServer) -> Verdict {
+    if validated.updates.is_empty() {
+        Verdict::new(false, "UpToDate", "the images are those of this operator, or set by spec.image")
+    } else {
+        Verdict::new(
+            true,
+            "NewerDefaultImage",
+            format!("this operator has other default images; running pods keep theirs: {}", validated.updates.join(", ")),
+        )
+    }
+}
+
+fn targets(facts: &Facts<'_>, old: &McpServerStatus) -> Vec<TargetStatus> {
+    match facts.outlook {
+        Some(outlook) => outlook.targets.iter().map(target).collect(),
+        None if facts.has_metrics_source && facts.resource.spec.performance_targets.is_some() => old.targets.clone(),
+        None => Vec::new(),
+    }
+}
+
+fn target(report: &TargetReport) -> TargetStatus {
+    let written = |value: f64| match report.name.as_str() {
+        name if name.starts_with("latency.") => format!("{}ms", significant(value * 1000.0)),
+        "errorRate" => format!("{}%", significant(value * 100.0)),
+        _ => significant(value),
+    };
+    TargetStatus {
+        name: report.name.clone(),
+        target: written(report.target),
+        observed: report.observed.map(written),
+        state: report.state.as_str().into(),
+        met: match report.met {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+        .into(),
+    }
+}
+
+/// A number as people write it: at most four decimals, no trailing zeros.
+fn significant(value: f64) -> String {
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Replicas knob and decisions. A decision is recorded when it asks for another number than the status says.
+fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
+    let old = old.scaling.clone().unwrap_or_default();
+    let Ok((validated, plan)) = facts.outcome else { return Some(old).filter(|old| old.replicas.is_some()) };
+    let scaled = match validated.replicas {
+        Replicas::Fixed(_) => return None,
+        Replicas::Recommended(_) => false,
+        Replicas::Scaled { .. } => true,
+    };
+    let current = facts.observed.server.as_ref().and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
+    let current = if scaled { plan.replicas } else { current.unwrap_or(plan.replicas) };
+    let mut decisions = old.decisions;
+    let Some(outlook) = facts.outlook else {
+        let desired = old.replicas.as_ref().map_or(plan.replicas, |knob| knob.desired);
+        let knob = KnobStatus { current, desired: if scaled { plan.replicas } else { desired }, limited_by: None };
+        return Some(ScalingStatus { replicas: Some(knob), decisions });
+    };
+    let decision = &outlook.decision;
+    let desired = i32::try_from(decision.to).unwrap_or(i32::MAX);
+    let known = old.replicas.as_ref().map(|knob| knob.desired);
+    if known.is_some_and(|known| known != desired) || (known.is_none() && decision.changes()) {
+        let record = DecisionRecord {
+            time: Time(whole_second(facts.now)),
+            from: known.unwrap_or_else(|| i32::try_from(decision.from).unwrap_or(i32::MAX)),
+            to: desired,
+            reason: decision.reason.as_str().into(),
+            message: decision.message.clone(),
+        };
+        decisions.insert(0, record);
+        decisions.truncate(DECISIONS);
+    }
+    let knob = KnobStatus { current, desired, limited_by: decision.limited_by.map(|limit| limit.as_str().to_owned()) };
+    Some(ScalingStatus { replicas: Some(knob), decisions })
+}
