@@ -21,13 +21,23 @@
 //! ```
 
 mod behavior;
+mod changes;
 mod decide;
 mod decision;
+mod erlang;
+mod explain;
+mod histogram;
+mod load;
+mod model;
+mod numbers;
 mod policy;
 mod report;
+mod sizing;
 mod snapshot;
 mod state;
 mod targets;
+mod veto;
+mod window;
 
 pub use behavior::{Behavior, PolicyKind, ScalingPolicy, ScalingRules, SelectPolicy};
 pub use decide::decide;

@@ -1,6 +1,8 @@
 //! Which declared targets are met.
 
-use crate::{Policy, Snapshot, State};
+use crate::numbers::two_digits;
+use crate::sizing::Sizing;
+use crate::{LatencyTarget, Outcomes, Policy, Quantile, Signal, SignalState, Signals, Snapshot, State};
 use serde::{Deserialize, Serialize};
 
 /// Whether a target could be judged.
@@ -48,8 +50,20 @@ pub struct TargetReport {
     pub met: Option<bool>,
 }
 
-/// Holds the declared targets against the snapshot, in the order latency, requestsPerSecond, errorRate. `previous` is
-/// what this function returned last: near a bound the verdict stays as it was, so that chance does not flip it.
+/// Samples in the tail beyond a quantile that it takes to state the quantile.
+const TAIL_SAMPLES: f64 = 20.0;
+/// A target that was judged before stays judged until this share of the samples is left, so that a rate near the limit
+/// does not switch between known and unknown.
+const STILL_ENOUGH: f64 = 0.5;
+/// A capacity that was enough stays so down to this share below the target: the cost of a call is a running mean.
+const CAPACITY_TOLERANCE: f64 = 0.05;
+/// Standard deviations of chance within which a verdict stays as it was.
+const CHANCE: f64 = 2.0;
+
+/// Holds the declared targets against the snapshot, in the order latency, requestsPerSecond, errorRate.
+///
+/// `state` is what [`crate::decide`] returned for this snapshot. `previous` is what was last written
+/// ([`crate::Reporter::written`]): within chance of a bound the verdict stays as it was, so that noise does not flip it.
 #[must_use]
 pub fn evaluate_targets(
     snapshot: &Snapshot,
@@ -57,6 +71,141 @@ pub fn evaluate_targets(
     policy: &Policy,
     previous: &[TargetReport],
 ) -> Vec<TargetReport> {
-    let _ = (snapshot, state, policy);
-    previous.to_vec()
+    let latency = policy.targets.latency.iter().map(|target| {
+        let name = format!("latency.{}", target.quantile.as_str());
+        latency_report(
+            &snapshot.signals,
+            target,
+            Before::of(name, target.bound_seconds, previous),
+        )
+    });
+    let capacity = policy.targets.requests_per_second.map(|target| {
+        let before = Before::of("requestsPerSecond".to_owned(), target, previous);
+        capacity_report(snapshot, state, policy, before)
+    });
+    let errors = policy.targets.error_rate.map(|target| {
+        let before = Before::of("errorRate".to_owned(), target, previous);
+        error_report(&snapshot.signals.outcomes, before)
+    });
+    latency.chain(capacity).chain(errors).collect()
+}
+
+/// A target and the verdict on it that was last written.
+struct Before {
+    name: String,
+    target: f64,
+    met: Option<bool>,
+}
+
+impl Before {
+    fn of(name: String, target: f64, previous: &[TargetReport]) -> Self {
+        let same = |report: &&TargetReport| report.name == name && report.target.to_bits() == target.to_bits();
+        let met = previous.iter().find(same).and_then(|report| report.met);
+        Self { name, target, met }
+    }
+
+    /// Share of the usual number of samples that is enough.
+    fn enough(&self) -> f64 {
+        if self.met.is_some() { STILL_ENOUGH } else { 1.0 }
+    }
+
+    /// A judged target. `least` and `most` are what the observed value may be by chance; the greater one is worse.
+    fn known(self, observed: f64, least: f64, most: f64) -> TargetReport {
+        let met = match self.met {
+            Some(true) => least <= self.target,
+            Some(false) => most <= self.target,
+            None => observed <= self.target,
+        };
+        self.report(Some(observed), TargetState::Known, Some(met))
+    }
+
+    fn unknown(self, state: TargetState) -> TargetReport {
+        self.report(None, state, None)
+    }
+
+    fn report(self, observed: Option<f64>, state: TargetState, met: Option<bool>) -> TargetReport {
+        TargetReport {
+            name: self.name,
+            target: self.target,
+            observed: observed.map(two_digits),
+            state,
+            met,
+        }
+    }
+}
+
+/// A latency quantile with what chance may make of it, in seconds.
+pub(crate) struct ObservedLatency {
+    pub seconds: f64,
+    least: f64,
+    most: f64,
+}
+
+/// The quantile over the last minute if that has samples enough, else over the last five; `None` if neither has.
+/// `enough` scales the number of samples that is asked for.
+pub(crate) fn observed_latency(signals: &Signals, quantile: Quantile, enough: f64) -> Option<ObservedLatency> {
+    let share = quantile.share();
+    let wanted = enough * TAIL_SAMPLES / (1.0 - share);
+    let calls = [&signals.latency, &signals.latency_long]
+        .into_iter()
+        .filter_map(Signal::usable)
+        .find(|calls| calls.count() >= wanted)?;
+    let deviation = CHANCE * (share * (1.0 - share) / calls.count()).sqrt();
+    let at = |rank: f64| calls.quantile(rank);
+    Some(ObservedLatency {
+        seconds: at(share)?,
+        least: at(share - deviation)?,
+        most: at(share + deviation)?,
+    })
+}
+
+fn latency_report(signals: &Signals, target: &LatencyTarget, before: Before) -> TargetReport {
+    match state_of(&signals.latency) {
+        TargetState::Known => match observed_latency(signals, target.quantile, before.enough()) {
+            Some(observed) => before.known(observed.seconds, observed.least, observed.most),
+            None => before.unknown(TargetState::Unknown),
+        },
+        state => before.unknown(state),
+    }
+}
+
+/// Capacity is predicted, not measured, and so it does not waver with chance.
+fn capacity_report(snapshot: &Snapshot, state: &State, policy: &Policy, before: Before) -> TargetReport {
+    let capacity = Sizing::new(policy, &state.model).capacity(snapshot.ready);
+    let (state, capacity) = match (state_of(&snapshot.signals.demand), capacity) {
+        (TargetState::Known, Some(capacity)) => (TargetState::Known, capacity),
+        (TargetState::Known, None) => return before.unknown(TargetState::Unknown),
+        (state, _) => return before.unknown(state),
+    };
+    let tolerance = if before.met == Some(true) {
+        CAPACITY_TOLERANCE
+    } else {
+        0.0
+    };
+    let met = capacity >= before.target * (1.0 - tolerance);
+    before.report(Some(capacity), state, Some(met))
+}
+
+fn error_report(outcomes: &Signal<Outcomes>, before: Before) -> TargetReport {
+    let calls = match (state_of(outcomes), outcomes.usable()) {
+        (TargetState::Known, Some(calls)) => calls,
+        (state, _) => return before.unknown(state),
+    };
+    let count = calls.count();
+    if count < before.enough() * TAIL_SAMPLES {
+        return before.unknown(TargetState::Unknown);
+    }
+    let rate = (calls.error + calls.shed) / count;
+    // What the allowed rate would give by chance: a single failure among few calls is no breach of 0.1 %.
+    let chance = CHANCE * (before.target * (1.0 - before.target) / count).sqrt() + 1.0 / count;
+    before.known(rate, rate - chance, rate)
+}
+
+fn state_of<T>(signal: &Signal<T>) -> TargetState {
+    match signal.state {
+        SignalState::Fresh => TargetState::Known,
+        SignalState::Stale => TargetState::Stale,
+        SignalState::Missing => TargetState::Missing,
+        SignalState::Invalid => TargetState::Invalid,
+    }
 }
