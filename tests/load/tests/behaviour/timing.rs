@@ -7,9 +7,9 @@ use mcp_load::{CancellationToken, Counts, Mix, Phase, Plan, Progress, run};
 use serde_json::json;
 use tokio::sync::watch;
 
-/// The server stands still for the first 500 ms of every 2 s.
-const STALL: Duration = Duration::from_millis(500);
-const PERIOD: Duration = Duration::from_secs(2);
+/// The server stands still for the first 250 ms of every second.
+const STALL: Duration = Duration::from_millis(250);
+const PERIOD: Duration = Duration::from_secs(1);
 
 async fn stalling_server() -> Fake {
     let start = Instant::now();
@@ -53,18 +53,18 @@ async fn closed_loop_p95(url: &str, duration: Duration) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stall_shows_in_full_where_a_closed_loop_hides_it() {
     let server = stalling_server().await;
-    let open = plan(&server.url, Phase::constant(100.0, 2 * PERIOD));
+    let open = plan(&server.url, Phase::constant(100.0, 3 * PERIOD));
     let report = run(open, None, CancellationToken::new()).await.unwrap();
     let open_p95 = report.quantile(0.95).unwrap();
     assert!(
-        open_p95 > Duration::from_millis(300),
-        "a quarter waits up to 500 ms, so p95 is about 400 ms: {open_p95:?}"
+        open_p95 > Duration::from_millis(150),
+        "a quarter waits up to 250 ms, so p95 is about 200 ms: {open_p95:?}"
     );
     assert!(
         report.quantile(0.6).unwrap() < Duration::from_millis(100),
         "three quarters met no stall"
     );
-    let closed_p95 = closed_loop_p95(&server.url, 2 * PERIOD).await;
+    let closed_p95 = closed_loop_p95(&server.url, 3 * PERIOD).await;
     assert!(
         closed_p95 < open_p95 / 3,
         "closed loop {closed_p95:?}, open loop {open_p95:?}"
