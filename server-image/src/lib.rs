@@ -1,1 +1,33 @@
 //! The MCP server that mcpscale runs by default.
+//!
+//! One process answers MCP over streamable HTTP in both protocol eras: 2026-07-28, which is stateless, and the
+//! revisions up to 2025-11-25, which hold sessions. All state is in the database, so any replica serves any client.
+//!
+//! Where things live:
+//! - [`cli`], [`tuning`], [`logging`]: what a person or the operator sets.
+//! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
+//! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
+//! - [`database`]: connections and schema; [`tools`]: the toolsets. A toolset is one folder: its tools, its storage,
+//!   its tests.
+
+pub mod admission;
+pub mod cli;
+pub mod database;
+pub mod drain;
+pub mod healthcheck;
+pub mod logging;
+pub mod mcp;
+pub mod metrics;
+pub mod probes;
+pub mod readiness;
+pub mod server;
+pub mod tools;
+pub mod tuning;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks `mutex`; a panic of another holder does not matter, because every critical section here leaves plain
+/// counters that are valid at each step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,80 @@
+//! What can go wrong between the server and its database.
+
+use std::error::Error;
+use std::time::Duration;
+
+use deadpool_postgres::{BuildError, PoolError};
+use tokio_postgres::error::SqlState;
+
+/// A database operation that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The schema has not been brought up to date yet.
+    #[error("the database is not ready: the server is still connecting to it and preparing the schema")]
+    NotReady,
+    /// All connections are in use.
+    #[error(
+        "no database connection became free within {waited:?}: all {max} of this server's pool are in use; raise the \
+         pool (--pool-max) within the database's max_connections, or add replicas"
+    )]
+    PoolTimeout {
+        /// How long the request waited.
+        waited: Duration,
+        /// Size of the pool.
+        max: usize,
+    },
+    /// A connection could not be made.
+    #[error("cannot connect to the database: {0}")]
+    Connect(String),
+    /// The database accepted a statement but did not answer.
+    #[error("the database did not answer within {0:?}")]
+    NoAnswer(Duration),
+    /// Postgres refused or lost a statement.
+    #[error("Postgres: {}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// SQLite refused a statement.
+    #[error("SQLite: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The pool's settings are impossible.
+    #[error("cannot set up the connection pool: {0}")]
+    Pool(#[from] BuildError),
+    /// The threads that own the SQLite file are gone.
+    #[error("the SQLite file's threads have stopped")]
+    Stopped,
+    /// A statement that must return a row returned none.
+    #[error("the database returned no row where there must be one")]
+    NoRow,
+    /// What was read back is not what was written.
+    #[error("stored data is damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+}
+
+impl DatabaseError {
+    /// Whether a row names another row (such as a session) that does not exist.
+    #[must_use]
+    pub fn is_missing_reference(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION),
+            Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
+                error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn from_pool(error: PoolError, waited: Duration, max: usize) -> Self {
+        match error {
+            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Self::PoolTimeout { waited, max },
+            PoolError::Timeout(_) => Self::Connect(format!("no answer within {waited:?}")),
+            PoolError::Backend(error) => Self::Connect(describe(&error)),
+            other => Self::Connect(other.to_string()),
+        }
+    }
+}
+
+/// The client's own message hides the cause in its source.
+fn describe(error: &tokio_postgres::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}

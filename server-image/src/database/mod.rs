@@ -1,0 +1,103 @@
+//! The database behind everything the server remembers: Postgres for several replicas, a SQLite file for one.
+//!
+//! Here are connections, the schema's versions and health. What is stored lives with whoever stores it: the sessions
+//! of MCP in [`crate::mcp::sessions`], each toolset's data in its own `storage`.
+
+mod error;
+mod postgres;
+mod sqlite;
+mod target;
+
+pub use error::DatabaseError;
+pub use postgres::{PostgresConnection, PostgresDatabase, PostgresTransaction, ServerFigures};
+pub use sqlite::SqliteDatabase;
+pub use target::{DatabaseTarget, InvalidTarget};
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+
+/// One step of the schema. Applied once, in order, by whichever replica comes first.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Unique, stable name; recorded in `schema_migrations`.
+    pub name: &'static str,
+    /// Statements for Postgres 15 or newer.
+    pub postgres: &'static str,
+    /// Statements for SQLite.
+    pub sqlite: &'static str,
+}
+
+/// An open database of either kind. Cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// Postgres: shared by all replicas.
+    Postgres(PostgresDatabase),
+    /// A SQLite file: one replica only.
+    Sqlite(SqliteDatabase),
+}
+
+/// Connections in use and allowed; a SQLite file has no pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Most connections this process may hold.
+    pub max: usize,
+    /// Connections open now.
+    pub open: usize,
+    /// Open connections that nobody uses now.
+    pub idle: usize,
+}
+
+impl Database {
+    /// Prepares access to `target` with at most `pool_max` connections. Postgres need not answer yet.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when a SQLite file cannot be opened or the Postgres settings make no pool.
+    pub fn open(target: &DatabaseTarget, pool_max: usize, registry: &mut Registry) -> Result<Self, DatabaseError> {
+        Ok(match target {
+            DatabaseTarget::Postgres(config) => Self::Postgres(PostgresDatabase::open(config, pool_max, registry)?),
+            DatabaseTarget::Sqlite(path) => Self::Sqlite(SqliteDatabase::open(path)?),
+        })
+    }
+
+    /// Brings the schema to the last of `migrations`. Safe to repeat, and to run from many replicas at once.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database cannot be reached or refuses a statement.
+    pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+        match self {
+            Self::Postgres(database) => database.migrate(migrations).await,
+            Self::Sqlite(database) => database.migrate(migrations.to_vec()).await,
+        }
+    }
+
+    /// Asks the database one cheap question.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when it does not answer.
+    pub async fn check(&self) -> Result<(), DatabaseError> {
+        match self {
+            Self::Postgres(database) => database.check().await,
+            Self::Sqlite(database) => database.check().await,
+        }
+    }
+
+    /// Time since the database last answered anything, `None` before its first answer.
+    #[must_use]
+    pub fn since_last_answer(&self) -> Option<Duration> {
+        match self {
+            Self::Postgres(database) => database.since_last_answer(),
+            // A local file answers or the check fails; there is no traffic that could vouch for it in between.
+            Self::Sqlite(_) => None,
+        }
+    }
+
+    /// State of the connection pool, if there is one.
+    #[must_use]
+    pub fn pool(&self) -> Option<PoolStatus> {
+        match self {
+            Self::Postgres(database) => Some(database.pool_status()),
+            Self::Sqlite(_) => None,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The body of an answer, with what must happen when it ends.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Bytes;
+use http::StatusCode;
+use http_body_util::combinators::BoxBody;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::record::Record;
+use crate::drain::OpenRequest;
+
+/// A body that tells the record when it is complete, keeps the request open for the drain until then, and may be cut
+/// short.
+pub(super) struct Answer {
+    inner: BoxBody<Bytes, Infallible>,
+    record: Option<(Arc<Record>, StatusCode)>,
+    open: Option<OpenRequest>,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Answer {
+    /// The answer to a request; `record` if it holds a slot.
+    pub(super) fn of_request(
+        inner: BoxBody<Bytes, Infallible>,
+        record: Option<(Arc<Record>, StatusCode)>,
+        open: OpenRequest,
+    ) -> Self {
+        let mut answer = Self {
+            inner,
+            record,
+            open: Some(open),
+            cut: None,
+        };
+        // An empty body is never asked for frames.
+        if answer.inner.is_end_stream() {
+            answer.finish();
+        }
+        answer
+    }
+
+    /// A long stream, which ends when `cut` says so.
+    pub(super) fn of_stream(inner: BoxBody<Bytes, Infallible>, cut: WaitForCancellationFutureOwned) -> Self {
+        Self {
+            inner,
+            record: None,
+            open: None,
+            cut: Some(Box::pin(cut)),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((record, status)) = self.record.take() {
+            record.complete(status);
+        }
+        self.open = None;
+    }
+
+    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
+        self.cut
+            .as_mut()
+            .is_some_and(|cut| cut.as_mut().poll(context).is_ready())
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        match &polled {
+            Poll::Ready(None) => self.finish(),
+            Poll::Ready(Some(_)) if self.inner.is_end_stream() => self.finish(),
+            Poll::Pending if self.is_cut(context) => return Poll::Ready(None),
+            Poll::Ready(Some(_)) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,75 @@
+//! One request from its arrival to the end of its answer: its slot, and how it is counted.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use http::StatusCode;
+
+use crate::admission::Slot;
+use crate::lock;
+use crate::metrics::requests::{Operation, Outcome, RequestMetrics};
+
+/// An admitted request. Both the answer and the running handler hold it: it ends, and gives its slot back, when the
+/// answer is complete, or, if the client goes away before, when the handler has stopped too.
+#[derive(Debug)]
+pub(super) struct Record {
+    operation: Operation,
+    arrived: Instant,
+    metrics: RequestMetrics,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    slot: Slot,
+    /// What the handler said, if it said anything.
+    outcome: Option<Outcome>,
+}
+
+impl Record {
+    pub(super) const fn new(operation: Operation, arrived: Instant, metrics: RequestMetrics, slot: Slot) -> Self {
+        Self {
+            operation,
+            arrived,
+            metrics,
+            open: Mutex::new(Some(Open { slot, outcome: None })),
+        }
+    }
+
+    /// Notes how the handler ended, which the HTTP status does not show.
+    pub(super) fn handled(&self, outcome: Outcome) {
+        if let Some(open) = lock(&self.open).as_mut() {
+            open.outcome = Some(outcome);
+        }
+    }
+
+    /// The answer has been handed over completely.
+    pub(super) fn complete(&self, status: StatusCode) {
+        self.end(|handled| {
+            let by_status = if status.as_u16() < 400 {
+                Outcome::Ok
+            } else {
+                Outcome::HttpError(status.as_u16())
+            };
+            handled.unwrap_or(by_status)
+        });
+    }
+
+    fn end(&self, outcome: impl FnOnce(Option<Outcome>) -> Outcome) {
+        let Some(open) = lock(&self.open).take() else { return };
+        let service = open.slot.held();
+        drop(open.slot);
+        self.metrics.finished(
+            self.operation,
+            outcome(open.outcome),
+            self.arrived.elapsed(),
+            Some(service),
+        );
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.end(|_| Outcome::Cancelled);
+    }
+}

@@ -1,0 +1,110 @@
+//! Whether this replica should get traffic: its schema is in place, the database answers, and it is not draining.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::database::{Database, DatabaseError, Migration};
+use crate::drain::Drain;
+
+/// Time between two checks of the database.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The database counts as gone only when nothing has been answered for this long: all replicas share it, so one slow
+/// check must not take all of them out of service at the same moment.
+const SILENCE: Duration = Duration::from_secs(6);
+/// First and longest pause between two attempts to reach the database at the start.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
+
+/// The state behind `/readyz`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    database_answers: Arc<AtomicBool>,
+    drain: Drain,
+}
+
+/// Why a replica is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It is about to end.
+    #[error("draining: this replica finishes what it has and takes nothing new")]
+    Draining,
+    /// It cannot do its work.
+    #[error("the database does not answer")]
+    DatabaseUnreachable,
+}
+
+impl Readiness {
+    /// Not ready until the database has answered.
+    #[must_use]
+    pub fn new(drain: Drain) -> Self {
+        Self {
+            database_answers: Arc::default(),
+            drain,
+        }
+    }
+
+    /// Whether to send traffic here.
+    ///
+    /// # Errors
+    /// [`NotReady`] says why not.
+    pub fn check(&self) -> Result<(), NotReady> {
+        if self.drain.has_begun() {
+            return Err(NotReady::Draining);
+        }
+        if self.database_answers.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(NotReady::DatabaseUnreachable)
+        }
+    }
+
+    fn set_database(&self, answers: bool) {
+        if self.database_answers.swap(answers, Ordering::Relaxed) != answers {
+            if answers {
+                tracing::info!("the database answers");
+            } else {
+                tracing::warn!("the database does not answer: not ready");
+            }
+        }
+    }
+}
+
+/// Prepares the schema, however long the database takes to come up, then watches that it keeps answering.
+/// Runs until it is aborted.
+pub async fn watch_database(database: Database, migrations: Vec<Migration>, readiness: Readiness) {
+    migrate_until_done(&database, &migrations).await;
+    let mut silent_for = Duration::ZERO;
+    loop {
+        match database.check().await {
+            Ok(()) => {
+                silent_for = Duration::ZERO;
+                readiness.set_database(true);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "database check failed");
+                silent_for += CHECK_INTERVAL;
+                let unanswered = database.since_last_answer().unwrap_or(silent_for);
+                if unanswered >= SILENCE {
+                    readiness.set_database(false);
+                }
+            }
+        }
+        sleep(CHECK_INTERVAL).await;
+    }
+}
+
+async fn migrate_until_done(database: &Database, migrations: &[Migration]) {
+    let mut pause = RETRY_FIRST;
+    while let Err(error) = database.migrate(migrations).await {
+        log_attempt(&error, pause);
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
+}
+
+fn log_attempt(error: &DatabaseError, pause: Duration) {
+    tracing::warn!(%error, retry_in = ?pause, "the database is not ready yet");
+}

@@ -1,0 +1,253 @@
+//! One server process: puts the parts together, listens, and ends without failing a request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::ListenerExt;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::database::{Database, DatabaseError, DatabaseTarget};
+use crate::drain::Drain;
+use crate::mcp::{Endpoint, HostPolicy, Options};
+use crate::metrics::process;
+use crate::readiness::{Readiness, watch_database};
+use crate::tools::shared_context::{self, HeaderCache, InvalidRedisUrl, SharedContext};
+use crate::tools::{InvalidTool, ToolRegistry, fixtures};
+use crate::tuning::Tuning;
+use crate::{mcp, probes};
+
+/// After the drain's time is up, what is still running is cancelled and gets this long to go.
+const CANCEL: Duration = Duration::from_secs(1);
+
+/// Everything a server needs to know to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Address of the MCP endpoint.
+    pub listen: SocketAddr,
+    /// Address of `/metrics`, `/healthz`, `/readyz`.
+    pub metrics_listen: SocketAddr,
+    /// Address of `/tuning`.
+    pub admin_listen: SocketAddr,
+    /// Path of the MCP endpoint.
+    pub path: String,
+    /// Where the data is.
+    pub database: DatabaseTarget,
+    /// Redis, if there is one.
+    pub redis_url: Option<String>,
+    /// Whether to offer the tools for load tests.
+    pub load_fixtures: bool,
+    /// How much is done at once.
+    pub tuning: Tuning,
+    /// Longest time from the start of the drain to the end of the process.
+    pub drain: Duration,
+    /// Sessions of clients up to 2025-11-25 leave memory after this long without use.
+    pub session_idle: Duration,
+    /// Which `Host` requests may name.
+    pub hosts: HostPolicy,
+}
+
+/// A server that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken or does not exist.
+    #[error("cannot listen on {address} ({flag}): {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The database's settings cannot work.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The Redis URL cannot work.
+    #[error(transparent)]
+    Redis(#[from] InvalidRedisUrl),
+    /// A tool cannot be described.
+    #[error(transparent)]
+    Tool(#[from] InvalidTool),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where MCP is served.
+    pub mcp: SocketAddr,
+    /// Where metrics are served.
+    pub metrics: SocketAddr,
+    /// Where tuning is served.
+    pub admin: SocketAddr,
+    drain: Drain,
+    finished: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts to listen. The database need not answer yet: the server is not ready until it does.
+    ///
+    /// # Errors
+    /// [`StartError`] names the setting that cannot work.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let mcp = bind(settings.listen, "--listen").await?;
+        let metrics = bind(settings.metrics_listen, "--metrics-listen").await?;
+        let admin = bind(settings.admin_listen, "--admin-listen").await?;
+
+        let mut registry = Registry::default();
+        process::register(&mut registry);
+        let drain = Drain::default();
+        let stop = CancellationToken::new();
+        let database = Database::open(&settings.database, settings.tuning.pool_max, &mut registry)?;
+        let tools = Arc::new(tools(&settings, &database)?);
+        let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
+        let endpoint = Endpoint::new(
+            tools,
+            database.clone(),
+            Arc::clone(&admission),
+            drain.clone(),
+            Options {
+                hosts: settings.hosts.clone(),
+                session_idle: settings.session_idle,
+                stop: stop.clone(),
+            },
+            &mut registry,
+        );
+        let readiness = Readiness::new(drain.clone());
+        tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.database, "listening");
+
+        let mut beside = JoinSet::new();
+        let migrations = [shared_context::MIGRATIONS, mcp::sessions::MIGRATIONS].concat();
+        beside.spawn(watch_database(database.clone(), migrations, readiness.clone()));
+        beside.spawn(serve(
+            metrics.listener,
+            probes::metrics_router(Arc::new(registry), readiness),
+        ));
+        beside.spawn(serve(admin.listener, probes::admin_router(admission, database)));
+        let main = MainListener {
+            listener: mcp.listener,
+            router: endpoint.router(&settings.path),
+            drain: drain.clone(),
+            stop,
+        };
+        let finished = tokio::spawn(async move {
+            main.run(settings.drain).await;
+            // Dropping the set ends what runs beside MCP; until here, metrics and readiness could still be read.
+            drop(beside);
+        });
+        Ok(Self {
+            mcp: mcp.address,
+            metrics: metrics.address,
+            admin: admin.address,
+            drain,
+            finished,
+        })
+    }
+
+    /// Begins to end: see [`crate::drain`].
+    pub fn drain(&self) {
+        self.drain.begin();
+    }
+
+    /// Waits until the server has ended.
+    pub async fn finished(self) {
+        if let Err(error) = self.finished.await {
+            tracing::error!(%error, "the server ended in disorder");
+        }
+    }
+}
+
+fn tools(settings: &Settings, database: &Database) -> Result<ToolRegistry, StartError> {
+    let cache = settings.redis_url.as_deref().map(HeaderCache::open).transpose()?;
+    let mut tools = ToolRegistry::default();
+    SharedContext::new(shared_context::open(database), cache).register(&mut tools)?;
+    if settings.load_fixtures {
+        fixtures::register(&mut tools)?;
+    }
+    Ok(tools)
+}
+
+struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+async fn bind(address: SocketAddr, flag: &'static str) -> Result<Bound, StartError> {
+    let cannot = |cause| StartError::Listen { address, flag, cause };
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok(Bound { listener, address })
+}
+
+async fn serve(listener: TcpListener, router: Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "a listener failed");
+    }
+}
+
+struct MainListener {
+    listener: TcpListener,
+    router: Router,
+    drain: Drain,
+    stop: CancellationToken,
+}
+
+impl MainListener {
+    /// Serves until the drain has begun and then ended, at most `limit` after its beginning.
+    async fn run(self, limit: Duration) {
+        let Self {
+            listener,
+            router,
+            drain,
+            stop,
+        } = self;
+        // Without NODELAY an event stream's second write waits for the client's delayed acknowledgement: 40 ms a call.
+        let listener = listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+            }
+        });
+        let close = close_when_quiet(drain.clone(), limit);
+        let mut serving = tokio::spawn(
+            axum::serve(listener, router)
+                .with_graceful_shutdown(close)
+                .into_future(),
+        );
+        if timeout_after(&drain, limit, &mut serving).await.is_err() {
+            tracing::warn!("the time to drain is over: cancelling what is still running");
+            stop.cancel();
+            if timeout(CANCEL, &mut serving).await.is_err() {
+                serving.abort();
+            }
+        }
+        // Sessions of clients up to 2025-11-25 run on their own.
+        stop.cancel();
+        tracing::info!("ended");
+    }
+}
+
+/// Waits for `serving`, at most until `limit` after the drain has begun.
+async fn timeout_after(drain: &Drain, limit: Duration, serving: impl Future) -> Result<(), Elapsed> {
+    tokio::pin!(serving);
+    tokio::select! {
+        _ = &mut serving => return Ok(()),
+        () = drain.begun() => tracing::info!(?limit, "draining"),
+    }
+    timeout(limit, serving).await.map(drop)
+}
+
+/// Resolves when connections should be closed: when nothing arrives any more, or when half the time is over, so that
+/// requests that arrive until the last moment still have the other half.
+async fn close_when_quiet(drain: Drain, limit: Duration) {
+    drain.begun().await;
+    if timeout(limit / 2, drain.quiet()).await.is_err() {
+        tracing::warn!("requests still arrive while draining: closing idle connections now");
+    }
+}

@@ -1,0 +1,30 @@
+//! The documented limits. Lengths of text are in characters, sizes in bytes of the JSON text.
+
+/// Longest agent id.
+pub const AGENT_ID_MAX: usize = 100;
+/// Longest purpose of a session; it is meant to be a sentence.
+pub const PURPOSE_MAX: usize = 1_000;
+/// Longest message.
+pub const CONTENT_MAX: usize = 100_000;
+/// Largest metadata.
+pub const METADATA_BYTES_MAX: usize = 10 * 1024;
+/// Longest key of a memory entry.
+pub const KEY_MAX: usize = 255;
+/// Longest life of a memory entry with an expiry, in seconds: one year.
+pub const EXPIRES_IN_MAX: i64 = 365 * 24 * 3600;
+/// Messages per session.
+pub const MESSAGES_PER_SESSION: i32 = 10_000;
+/// Sessions a named agent may have in use at once; one not used for [`SESSION_TIMEOUT_SECONDS`] does not count.
+pub const SESSIONS_PER_AGENT: i64 = 50;
+/// After this time without use a session no longer counts against its creator, in seconds.
+pub const SESSION_TIMEOUT_SECONDS: i64 = 3_600;
+/// Live memory entries of a named agent.
+pub const MEMORY_ENTRIES_PER_AGENT: i64 = 1_000;
+/// Size of all live memory entries of a named agent.
+pub const MEMORY_BYTES_PER_AGENT: i64 = 100 * 1024 * 1024;
+/// Most messages in one page.
+pub const PAGE_MAX: i64 = 1_000;
+/// Messages in a page unless asked otherwise.
+pub const PAGE_DEFAULT: i64 = 50;
+/// Most recent messages that `get_session` shows.
+pub const RECENT_MESSAGES: i64 = 50;

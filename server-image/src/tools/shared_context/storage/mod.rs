@@ -1,0 +1,157 @@
+//! The one interface to stored context, and its two implementations. Who may read what is decided in the queries, so
+//! that no caller of this interface can forget it.
+
+mod postgres;
+mod schema;
+mod sqlite;
+
+pub use schema::MIGRATIONS;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::model::{
+    MemoryEntry, MessagePage, NewMemory, NewMessage, NewSession, SessionHeader, SessionView, StoredMemory,
+    StoredMessage, Visibility,
+};
+use crate::database::{Database, DatabaseError};
+
+/// Which messages to read.
+#[derive(Debug, Clone)]
+pub struct MessageQuery {
+    /// Of which session.
+    pub session_id: String,
+    /// On whose behalf.
+    pub reader: String,
+    /// Only those of this visibility.
+    pub visibility: Option<Visibility>,
+    /// At most this many.
+    pub limit: i64,
+    /// After skipping this many.
+    pub offset: i64,
+}
+
+/// Why something was not stored or found.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// There is no such session.
+    #[error("session not found")]
+    SessionNotFound,
+    /// The session has been closed.
+    #[error("the session is closed")]
+    SessionClosed,
+    /// The session has as many messages as it may.
+    #[error("the session is full")]
+    SessionFull,
+    /// The message to answer does not exist in this session, or the caller may not read it.
+    #[error("parent message not found")]
+    ParentNotFound,
+    /// The agent has as many sessions in use as it may.
+    #[error("too many sessions")]
+    TooManySessions,
+    /// The agent's memory is full.
+    #[error("memory full")]
+    MemoryFull,
+    /// The key is taken and must not be overwritten.
+    #[error("key exists")]
+    KeyExists,
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(error: rusqlite::Error) -> Self {
+        DatabaseError::from(error).into()
+    }
+}
+
+impl From<tokio_postgres::Error> for StorageError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        DatabaseError::from(error).into()
+    }
+}
+
+impl From<serde_json::Error> for StorageError {
+    fn from(error: serde_json::Error) -> Self {
+        DatabaseError::from(error).into()
+    }
+}
+
+/// Stored sessions, messages and memory.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Creates a session; `has_quota` says whether the creator's limit applies.
+    ///
+    /// # Errors
+    /// [`StorageError::TooManySessions`], [`StorageError::Database`].
+    async fn create_session(&self, session: NewSession, has_quota: bool) -> Result<SessionHeader, StorageError>;
+
+    /// The unchanging part of a session; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn session_header(&self, id: &str) -> Result<Option<SessionHeader>, StorageError>;
+
+    /// The changing part of a session as `reader` sees it; `None` if there is no such session.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn session_view(&self, id: &str, reader: &str) -> Result<Option<SessionView>, StorageError>;
+
+    /// Adds a message to an active session.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::SessionClosed`], [`StorageError::SessionFull`],
+    /// [`StorageError::ParentNotFound`], [`StorageError::Database`].
+    async fn add_message(&self, message: NewMessage) -> Result<StoredMessage, StorageError>;
+
+    /// Reads a page of messages.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
+    async fn get_messages(&self, query: MessageQuery) -> Result<MessagePage, StorageError>;
+
+    /// Sets a memory entry.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::KeyExists`], [`StorageError::MemoryFull`],
+    /// [`StorageError::Database`].
+    async fn set_memory(&self, entry: NewMemory) -> Result<StoredMemory, StorageError>;
+
+    /// Reads a live memory entry; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn get_memory(
+        &self,
+        agent_id: &str,
+        session_id: Option<&str>,
+        key: &str,
+    ) -> Result<Option<MemoryEntry>, StorageError>;
+}
+
+/// The storage for a database.
+#[must_use]
+pub fn open(database: &Database) -> Arc<dyn Storage> {
+    match database {
+        Database::Postgres(database) => Arc::new(postgres::PostgresStorage::new(database.clone())),
+        Database::Sqlite(database) => Arc::new(sqlite::SqliteStorage::new(database.clone())),
+    }
+}
+
+/// JSON is stored as text: it comes back exactly as it was written, in either database.
+fn to_text(value: Option<&Value>) -> Option<String> {
+    value.map(Value::to_string)
+}
+
+fn from_text(text: Option<&str>) -> Result<Option<Value>, StorageError> {
+    Ok(text.map(serde_json::from_str).transpose()?)
+}
+
+/// What a memory entry counts against its agent's limit.
+fn memory_size(entry: &NewMemory, value: &str, metadata: Option<&str>) -> i64 {
+    i64::try_from(entry.key.len() + value.len() + metadata.map_or(0, str::len)).unwrap_or(i64::MAX)
+}

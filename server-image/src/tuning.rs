@@ -1,0 +1,196 @@
+//! The figures that decide how much this replica does at once, and where they come from.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Connections per replica when nobody says otherwise.
+pub const DEFAULT_POOL_MAX: usize = 10;
+/// Slots per replica when nobody says otherwise.
+pub const DEFAULT_CONCURRENCY: usize = 32;
+
+/// The mounted tuning file: start values, each optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct TuningFile {
+    /// Connection pool.
+    #[serde(default)]
+    pub pool: PoolTuning,
+    /// Requests served at once; at least 1.
+    pub concurrency: Option<usize>,
+}
+
+/// The pool's part of the tuning file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct PoolTuning {
+    /// Most database connections of this replica; at least 1.
+    pub max: Option<usize>,
+}
+
+/// A tuning value that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TuningError {
+    /// The file cannot be read.
+    #[error("cannot read the tuning file {path}: {cause}", path = .path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error(
+        "the tuning file {path} is not valid: {cause}; expected {{\"pool\":{{\"max\":N}},\"concurrency\":K}}",
+        path = .path.display()
+    )]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: serde_json::Error,
+    },
+    /// A figure is out of range.
+    #[error("{0} must be at least 1")]
+    TooSmall(&'static str),
+}
+
+impl TuningFile {
+    /// Reads the file. Fields that this version does not know are left alone: the operator may be newer.
+    ///
+    /// # Errors
+    /// [`TuningError`] when it is missing or malformed.
+    pub fn read(path: &Path) -> Result<Self, TuningError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| TuningError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        serde_json::from_str(&text).map_err(|cause| TuningError::Parse {
+            path: path.to_owned(),
+            cause,
+        })
+    }
+}
+
+/// What is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Most database connections of this replica.
+    pub pool_max: usize,
+    /// Requests served at once.
+    pub concurrency: usize,
+    /// Requests that may wait.
+    pub queue_max: usize,
+}
+
+/// Values set on the command line or in the environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Explicit {
+    /// `--pool-max`
+    pub pool_max: Option<usize>,
+    /// `--concurrency`
+    pub concurrency: Option<usize>,
+    /// `--queue-max`
+    pub queue_max: Option<usize>,
+}
+
+impl Tuning {
+    /// What was set explicitly wins over the file, the file over the defaults. The queue holds twice as many requests
+    /// as are served at once unless set.
+    ///
+    /// # Errors
+    /// [`TuningError::TooSmall`] for a pool or concurrency of 0.
+    pub fn resolve(explicit: Explicit, file: &TuningFile) -> Result<Self, TuningError> {
+        let pool_max = explicit.pool_max.or(file.pool.max).unwrap_or(DEFAULT_POOL_MAX);
+        let concurrency = explicit.concurrency.or(file.concurrency).unwrap_or(DEFAULT_CONCURRENCY);
+        for (name, value) in [
+            ("pool max (--pool-max)", pool_max),
+            ("concurrency (--concurrency)", concurrency),
+        ] {
+            if value == 0 {
+                return Err(TuningError::TooSmall(name));
+            }
+        }
+        Ok(Self {
+            pool_max,
+            concurrency,
+            queue_max: explicit.queue_max.unwrap_or(2 * concurrency),
+        })
+    }
+}
+
+/// The answer of `GET /tuning`: what is set and what is really open.
+#[derive(Debug, Serialize)]
+pub struct InForce {
+    /// The pool; absent without Postgres.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolInForce>,
+    /// Requests served at once.
+    pub concurrency: usize,
+    /// Requests that may wait.
+    #[serde(rename = "queueMax")]
+    pub queue_max: usize,
+}
+
+/// The pool's part of [`InForce`].
+#[derive(Debug, Serialize)]
+pub struct PoolInForce {
+    /// Most connections.
+    pub max: usize,
+    /// Connections open now.
+    pub open: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The operator budgets connections through the file; a figure that is ignored would break the budget.
+    #[test]
+    fn explicit_wins_over_file_wins_over_default() {
+        let file: TuningFile =
+            serde_json::from_str(r#"{"pool":{"max":7},"concurrency":5,"cache":{"l1Bytes":1}}"#).unwrap();
+        let all = Explicit {
+            pool_max: Some(2),
+            concurrency: Some(3),
+            queue_max: Some(0),
+        };
+        for (name, explicit, file, expected) in [
+            (
+                "defaults",
+                Explicit::default(),
+                TuningFile::default(),
+                (DEFAULT_POOL_MAX, DEFAULT_CONCURRENCY, 2 * DEFAULT_CONCURRENCY),
+            ),
+            ("file", Explicit::default(), file.clone(), (7, 5, 10)),
+            ("explicit", all, file, (2, 3, 0)),
+        ] {
+            let tuning = Tuning::resolve(explicit, &file).unwrap();
+            assert_eq!(
+                (tuning.pool_max, tuning.concurrency, tuning.queue_max),
+                expected,
+                "{name}"
+            );
+        }
+        let zero = Explicit {
+            pool_max: Some(0),
+            ..Explicit::default()
+        };
+        assert_eq!(
+            Tuning::resolve(zero, &TuningFile::default()).unwrap_err().to_string(),
+            "pool max (--pool-max) must be at least 1"
+        );
+    }
+
+    /// A broken file must say which and what is expected, not start the server with other figures.
+    #[test]
+    fn a_bad_file_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuning.json");
+        assert!(TuningFile::read(&path).unwrap_err().to_string().contains("tuning.json"));
+        std::fs::write(&path, r#"{"pool":{"max":"many"}}"#).unwrap();
+        let message = TuningFile::read(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("tuning.json") && message.contains(r#"{"pool":{"max":N},"concurrency":K}"#),
+            "{message}"
+        );
+    }
+}
