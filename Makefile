@@ -29,7 +29,7 @@ test-e2e: ## Run the end-to-end tests (CLUSTER=current: on the cluster kubectl p
 	@cargo test --locked --workspace --no-fail-fast --test e2e -- --test-threads=1
 
 cluster-up: packages ## Start a one-node cluster to work with, with the images in it
-	@$(BUILD) --bins && $(BIN)/mcpscale-cluster up
+	@$(BUILD) --bins && $(BIN)/mcpscale-cluster up --images
 
 cluster-down: ## Stop it and remove all it left
 	@$(BUILD) --bins && $(BIN)/mcpscale-cluster down
