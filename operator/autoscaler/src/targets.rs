@@ -58,7 +58,7 @@ const STILL_ENOUGH: f64 = 0.5;
 /// A capacity that was enough stays so down to this share below the target: the cost of a call is a running mean.
 const CAPACITY_TOLERANCE: f64 = 0.05;
 /// Standard deviations of chance within which a verdict stays as it was.
-const CHANCE: f64 = 2.0;
+const CHANCE: f64 = 3.0;
 
 /// Holds the declared targets against the snapshot, in the order latency, requestsPerSecond, errorRate.
 ///

@@ -1,4 +1,8 @@
 //! The decision in a closed loop with a model of the server: what a user sees when load steps, falls, or only wavers.
+#![expect(
+    clippy::expect_used,
+    reason = "helpers outside a test function stop the test as well"
+)]
 
 mod support;
 

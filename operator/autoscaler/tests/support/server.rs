@@ -1,5 +1,9 @@
 //! A server in a closed loop with the decision: calls flow into bounded queues before slots, pods take time to start,
 //! counters are scraped every five seconds. Deterministic; noise comes from a seeded generator.
+#![expect(
+    clippy::expect_used,
+    reason = "a model of a few pods that cannot count them must stop the test"
+)]
 
 use super::TICK;
 use mcpscale_autoscaler::{
