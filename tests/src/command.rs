@@ -12,6 +12,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("buildah", "buildah"),
     ("containerd", "containerd"),
     ("conntrack", "conntrack"),
+    ("containerd-shim-runc-v2", "containerd"),
     ("ctr", "containerd"),
     ("debootstrap", "debootstrap"),
     ("git", "git"),
@@ -19,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("ptp", "containernetworking-plugins"),
     ("runc", "runc"),
 ];
 

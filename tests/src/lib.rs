@@ -12,11 +12,15 @@
 mod access;
 pub mod api;
 mod audit;
+mod cluster;
 mod collect;
 mod command;
 mod control_plane;
+mod endpoint;
 mod error;
 pub mod files;
+pub mod images;
+pub mod node;
 mod pki;
 pub mod process;
 pub mod tools;
@@ -24,5 +28,7 @@ mod wait;
 
 pub use api::ApiCluster;
 pub use audit::AuditEvent;
+pub use cluster::{Cluster, TestResult, run_in_cluster};
+pub use endpoint::Endpoint;
 pub use error::HarnessError;
 pub use wait::eventually;

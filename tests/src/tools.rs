@@ -1,4 +1,4 @@
-//! The programs that the harness builds itself from pinned Go modules: Kubernetes and etcd, CoreDNS, helm, kwok,
+//! The programs that the harness builds itself from pinned Go modules: Kubernetes and etcd, `CoreDNS`, helm, kwok,
 //! kubeconform and the pause program of a pod.
 //!
 //! Versions live in the `go.mod` files below `tests/cluster/` and nowhere else; sums are checked against the committed

@@ -1,6 +1,6 @@
 module mcpscale.dev/cluster/tools/coredns
 
-go 1.26
+go 1.26.0
 
 tool github.com/coredns/coredns
 

@@ -1,6 +1,6 @@
 module mcpscale.dev/cluster/tools/helm
 
-go 1.26
+go 1.26.0
 
 tool helm.sh/helm/v3/cmd/helm
 

@@ -1,0 +1,400 @@
+//! Node mode: a node that runs real pods, Services, volumes and DNS, in a network namespace of its own.
+//!
+//! Everything of the cluster lives in one folder and one network namespace; nothing changes on the machine's own
+//! network. Processes on this machine reach the cluster by entering the namespace ([`network::inside`]).
+//!
+//! The node is what a user's node is, with these exceptions: no `NetworkPolicy` is enforced, there is one node, images
+//! are loaded instead of pulled, and volumes are folders of this machine.
+
+mod clean;
+mod configuration;
+pub(crate) mod network;
+mod volumes;
+
+use std::{
+    env, fs,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+
+pub(crate) use volumes::recycle;
+
+use crate::{
+    HarnessError,
+    access::Access,
+    audit,
+    collect::collect,
+    command::missing,
+    control_plane::{ControlPlane, client_config, in_network},
+    eventually,
+    files::{self, Lock, make_folder},
+    images,
+    process::Processes,
+    tools::{self, Tool},
+};
+
+/// The environment variable that names another state folder.
+pub const STATE_VARIABLE: &str = "MCPSCALE_CLUSTER_STATE";
+/// How long the API server, and then the node, may take. Five seconds are usual.
+const START_PATIENCE: Duration = Duration::from_mins(2);
+/// The file that marks a folder as ours to fill and to remove.
+const MARKER: &str = ".mcpscale-cluster";
+/// The file that says that a cluster has come up whole.
+const COMPLETE: &str = "complete";
+/// What must be on the `PATH`.
+const PROGRAMS: [&str; 8] = [
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "runc",
+    "ip",
+    "nft",
+    "iptables",
+    "conntrack",
+];
+/// The longest path a Unix socket may have is 107 bytes; the longest one below the state folder takes this many.
+const LONGEST_STATE_PATH: usize = 107 - "/kubelet/pod-resources/kubelet.sock".len();
+
+/// The one cluster of the node mode on this machine.
+#[derive(Clone, Debug)]
+pub struct NodeCluster {
+    folder: PathBuf,
+}
+
+impl NodeCluster {
+    /// The cluster, whether it runs or not.
+    ///
+    /// # Errors
+    /// When the state folder has no path that can be used.
+    pub fn of_this_machine() -> Result<Self, HarnessError> {
+        let folder = match env::var_os(STATE_VARIABLE) {
+            Some(folder) => {
+                std::path::absolute(PathBuf::from(folder)).map_err(HarnessError::io("use", STATE_VARIABLE))?
+            }
+            None => files::cache()?.join("cluster"),
+        };
+        if folder.as_os_str().len() > LONGEST_STATE_PATH {
+            return Err(HarnessError::Unusable(format!(
+                "the path {} is too long for Unix sockets: set {STATE_VARIABLE} to one of at most {LONGEST_STATE_PATH} bytes",
+                folder.display()
+            )));
+        }
+        Ok(Self { folder })
+    }
+
+    /// Starts the cluster unless it runs; waits until the node is ready.
+    ///
+    /// # Errors
+    /// When it is not started by root, a package is missing, or a component does not become ready.
+    pub fn up(&self) -> Result<(), HarnessError> {
+        check_machine()?;
+        let _lock = self.lock()?;
+        if self.is_up() {
+            return Ok(());
+        }
+        clean::clean(&self.folder)?;
+        let start = Instant::now();
+        let started = self.start();
+        if started.is_ok() {
+            eprintln!("the cluster is up after {:.1} s", start.elapsed().as_secs_f64());
+        }
+        started
+    }
+
+    /// Whether the cluster runs and has come up whole.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.folder.join(COMPLETE).exists() && self.processes().all_running().is_ok()
+    }
+
+    /// Stops the cluster and removes all it left, also after a crash; if there is nothing, that is fine.
+    ///
+    /// # Errors
+    /// When something of it cannot be ended or removed.
+    pub fn down(&self) -> Result<(), HarnessError> {
+        if !self.folder.exists() && !network::exists() {
+            return Ok(());
+        }
+        require_root()?;
+        let _lock = self.lock()?;
+        clean::clean(&self.folder)
+    }
+
+    /// Loads those `bundles` of images that the node does not have yet.
+    ///
+    /// # Errors
+    /// When containerd refuses one.
+    pub fn load(&self, bundles: &[images::Bundle]) -> Result<(), HarnessError> {
+        let _lock = self.lock()?;
+        images::load(&self.folder.join("images.json"), &self.socket(), bundles)
+    }
+
+    /// The processes of the cluster.
+    #[must_use]
+    pub fn processes(&self) -> Processes {
+        Processes::in_folder(&self.folder)
+    }
+
+    /// The kubeconfig of an administrator; its address is in the cluster's network namespace.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.plane().kubeconfig()
+    }
+
+    /// The script that runs kubectl against the cluster.
+    #[must_use]
+    pub fn kubectl_script(&self) -> PathBuf {
+        self.folder.join("kubectl")
+    }
+
+    /// The folder with the logs of the components.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// kubectl with `arguments`, against the cluster.
+    ///
+    /// # Errors
+    /// When kubectl cannot be built.
+    pub fn kubectl(&self, arguments: &[String]) -> Result<Command, HarnessError> {
+        self.access().kubectl(arguments)
+    }
+
+    /// helm with `arguments`, against the cluster.
+    ///
+    /// # Errors
+    /// When helm cannot be built.
+    pub fn helm(&self, arguments: &[String]) -> Result<Command, HarnessError> {
+        self.access().helm(arguments)
+    }
+
+    /// Writes the state of the whole cluster into a new folder, whose name ends with `name`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn collect(&self, name: &str) -> Result<PathBuf, HarnessError> {
+        collect(&self.access(), &[], Some(&self.logs()), name)
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            network: Some(network::NAME),
+            kubeconfig: Some(self.kubeconfig()),
+        }
+    }
+
+    /// A client; only for code that runs [`network::inside`].
+    pub(crate) async fn client(&self) -> Result<Client, HarnessError> {
+        let config = client_config(&self.kubeconfig()).await?;
+        Client::try_from(config).map_err(HarnessError::kube("make a client"))
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.folder.join("volumes")
+    }
+
+    pub(crate) fn audit_writes(
+        &self,
+        user: &str,
+        since: jiff::Timestamp,
+    ) -> Result<Vec<audit::AuditEvent>, HarnessError> {
+        audit::writes(&self.plane().audit_log(), user, since)
+    }
+
+    fn start(&self) -> Result<(), HarnessError> {
+        let plane = self.plane();
+        self.prepare_folder()?;
+        network::create()?;
+        plane.prepare()?;
+        configuration::write(&self.folder)?;
+        self.write_script("kubectl", &tools::component("kubectl")?)?;
+        self.write_script("helm", &Tool::Helm.path()?)?;
+        let processes = self.processes();
+        processes.start("containerd", self.containerd())?;
+        processes.start("etcd", plane.etcd()?)?;
+        let mut api_server = plane.api_server()?;
+        api_server.args(["--authorization-mode", "Node,RBAC", "--allow-privileged=true"]);
+        api_server.args(["--kubelet-preferred-address-types", "InternalIP"]);
+        processes.start("kube-apiserver", api_server)?;
+        network::inside(|| async {
+            let client = self.client().await?;
+            plane.ready(&processes, &client, START_PATIENCE).await?;
+            self.start_node(&plane, &processes)?;
+            self.node_ready(&processes, &client).await?;
+            volumes::create(&client, &self.volumes()).await
+        })??;
+        images::load(&self.folder.join("images.json"), &self.socket(), &[images::pause()?])?;
+        files::write_whole(&self.folder.join(COMPLETE), "")
+    }
+
+    /// Starts what needs an API server that answers.
+    fn start_node(&self, plane: &ControlPlane, processes: &Processes) -> Result<(), HarnessError> {
+        let kubeconfig = plane.kubeconfig();
+        processes.start("kube-controller-manager", plane.controller_manager()?)?;
+
+        let mut scheduler = plane.component("kube-scheduler")?;
+        scheduler
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .arg("--leader-elect=false");
+        processes.start("kube-scheduler", scheduler)?;
+
+        let mut kubelet = plane.component("kubelet")?;
+        kubelet
+            .arg("--config")
+            .arg(self.folder.join("kubelet.yaml"))
+            .arg("--kubeconfig")
+            .arg(&kubeconfig);
+        kubelet.args([
+            "--node-ip",
+            &network::NODE_ADDRESS.to_string(),
+            "--hostname-override",
+            configuration::NODE,
+        ]);
+        kubelet.arg("--root-dir").arg(self.folder.join("kubelet"));
+        kubelet.arg("--cert-dir").arg(self.folder.join("kubelet-certificates"));
+        self.containerd_ready(processes)?;
+        processes.start("kubelet", kubelet)?;
+
+        // The conntrack limits belong to the machine: they are left as they are.
+        let mut proxy = plane.component("kube-proxy")?;
+        proxy
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["--proxy-mode", "nftables"]);
+        proxy.args([
+            "--hostname-override",
+            configuration::NODE,
+            "--cluster-cidr",
+            configuration::POD_RANGE,
+        ]);
+        proxy.args([
+            "--conntrack-max-per-core",
+            "0",
+            "--conntrack-tcp-timeout-established",
+            "0",
+        ]);
+        proxy.args(["--conntrack-tcp-timeout-close-wait", "0"]);
+        processes.start("kube-proxy", proxy)?;
+
+        let mut coredns = in_network(Some(network::NAME), &Tool::CoreDns.path()?);
+        coredns.arg("-conf").arg(self.folder.join("Corefile"));
+        processes.start("coredns", coredns).map(drop)
+    }
+
+    fn containerd(&self) -> Command {
+        let mut command = in_network(Some(network::NAME), Path::new("containerd"));
+        command.arg("--config").arg(self.folder.join("containerd.toml"));
+        command
+    }
+
+    /// Waits for containerd: kubelet ends when it finds none.
+    fn containerd_ready(&self, processes: &Processes) -> Result<(), HarnessError> {
+        let start = Instant::now();
+        while UnixStream::connect(self.socket()).is_err() {
+            processes.all_running()?;
+            if start.elapsed() > START_PATIENCE {
+                return Err(processes.ended("containerd", format!("does not listen after {START_PATIENCE:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    async fn node_ready(&self, processes: &Processes, client: &Client) -> Result<(), HarnessError> {
+        let nodes: Api<Node> = Api::all(client.clone());
+        let ready = eventually(START_PATIENCE, "the node to be ready", async || {
+            processes.all_running().map_err(|error| error.to_string())?;
+            let node = nodes
+                .get(configuration::NODE)
+                .await
+                .map_err(|error| error.to_string())?;
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            match conditions.iter().find(|condition| condition.type_ == "Ready") {
+                Some(condition) if condition.status == "True" => Ok(()),
+                Some(condition) => Err(condition.message.clone().unwrap_or_default()),
+                None => Err("the node has no condition Ready".to_owned()),
+            }
+        });
+        ready
+            .await
+            .map_err(|error| processes.ended("kubelet", error.to_string()))
+    }
+
+    fn plane(&self) -> ControlPlane {
+        ControlPlane {
+            folder: self.folder.clone(),
+            network: Some(network::NAME),
+            address: network::NODE_ADDRESS,
+            api_port: 6443,
+            etcd_port: 2379,
+            peer_port: 2380,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join(configuration::SOCKET)
+    }
+
+    fn lock(&self) -> Result<Lock, HarnessError> {
+        Lock::take(&self.folder.with_extension("lock"))
+    }
+
+    /// Makes the state folder. One with foreign content is refused, as it is removed with all in it later.
+    fn prepare_folder(&self) -> Result<(), HarnessError> {
+        make_folder(&self.folder)?;
+        let mut entries = fs::read_dir(&self.folder).map_err(HarnessError::io("list", &self.folder))?;
+        if entries.next().is_some() {
+            return Err(HarnessError::Unusable(format!(
+                "{} holds files that are not the cluster's: set {STATE_VARIABLE} to a new folder",
+                self.folder.display()
+            )));
+        }
+        fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o711))
+            .map_err(HarnessError::io("protect", &self.folder))?;
+        files::write_whole(&self.folder.join(MARKER), "")
+    }
+
+    /// Writes a script that runs `program` against the cluster.
+    fn write_script(&self, name: &str, program: &Path) -> Result<(), HarnessError> {
+        let path = self.folder.join(name);
+        let content = format!(
+            "#!/bin/sh\nKUBECONFIG='{}' exec nsenter --net=/run/netns/{} -- '{}' \"$@\"\n",
+            self.kubeconfig().display(),
+            network::NAME,
+            program.display()
+        );
+        files::write_whole(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(HarnessError::io("allow to run", &path))
+    }
+}
+
+/// Says what the machine lacks for a cluster.
+fn check_machine() -> Result<(), HarnessError> {
+    require_root()?;
+    if let Some(program) = PROGRAMS.iter().find(|program| !tools::on_path(program)) {
+        return Err(missing(program));
+    }
+    let plugin = Path::new(configuration::NETWORK_PLUGINS).join(configuration::NETWORK_PLUGIN);
+    if plugin.exists() {
+        Ok(())
+    } else {
+        Err(missing(configuration::NETWORK_PLUGIN))
+    }
+}
+
+fn require_root() -> Result<(), HarnessError> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(HarnessError::NotRoot {
+            what: "the cluster with real pods",
+        })
+    }
+}
