@@ -44,8 +44,8 @@ CRD := mcpservers.mcpscale.dev.yaml
 lint: ## Check formatting, lints, documentation, dependencies, scripts, charts and manifests
 	@hack/lint
 
-bench: ## Measure how long one scaling decision takes
-	@cargo bench --locked -p mcpscale-autoscaler
+bench: ## Load one MCP server on loopback in rising steps: rate, latency, what is shed
+	@hack/bench
 
 doc: ## Build the API documentation of every crate
 	@cargo doc --locked --workspace --no-deps && echo "$(CARGO_TARGET_DIR)/doc/mcpscale/index.html"
