@@ -4,6 +4,8 @@ mod crd;
 mod render;
 mod run;
 
+pub use run::operate;
+
 use crate::{
     cli::{Cli, Command, InstallationArguments},
     controller::validate::{Images, Installation},

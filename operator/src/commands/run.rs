@@ -52,17 +52,23 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 pub async fn run(arguments: RunArguments) -> Result<(), String> {
     telemetry::start(arguments.log_format, &arguments.log_level)?;
     let client = connect().await?;
+    operate(arguments, client, stop_on_signal()?).await
+}
+
+/// Runs the operator against the cluster of a client until `stop`, or until it loses the Lease.
+///
+/// # Errors
+/// With a message that says what to do.
+pub async fn operate(arguments: RunArguments, client: Client, stop: CancellationToken) -> Result<(), String> {
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
-    let stop = stop_on_signal()?;
     let probes = Probes { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready) };
     // The probes answer until the very end, so that a drain does not look like a crash.
     let probes_stop = CancellationToken::new();
     let probes_server = tokio::spawn(http::serve(arguments.listen, probes, probes_stop.clone()));
 
-    let work = work(arguments, client, metrics, ready, stop.clone());
     let ended = tokio::select! {
-        ended = work => ended,
+        ended = work(arguments, client, metrics, ready, stop) => ended,
         served = probes_server => Err(match served {
             Ok(Err(error)) => format!("--listen: {error}"),
             Ok(Ok(())) | Err(_) => "the HTTP server ended".into(),
