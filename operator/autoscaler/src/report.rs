@@ -1,6 +1,6 @@
 //! When observed values are worth writing into a status.
 
-use crate::{TargetReport, TargetState};
+use crate::TargetReport;
 use serde::{Deserialize, Serialize};
 
 /// Relative change of an observed value below which it is not written.
@@ -11,8 +11,8 @@ const LASTING_SECONDS: f64 = 60.0;
 
 /// Keeps what was last written into `status.targets` and says when that is out of date.
 ///
-/// A verdict that flips is written at once. An observed value is written when it moved by more than 10 % and has stayed
-/// away for 60 seconds, so that steady load leads to no write at all.
+/// A verdict that flips is written at once. An observed value is written when it moved by more than 10 % and by more than
+/// chance explains, and has stayed away for 60 seconds, so that steady load leads to no write at all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reporter {
     written: Vec<TargetReport>,
@@ -70,14 +70,16 @@ fn flipped(written: &[TargetReport], reports: &[TargetReport]) -> bool {
     !written.iter().map(verdict).eq(reports.iter().map(verdict))
 }
 
-/// Whether an observed value moved far enough.
+/// Whether an observed value moved by more than is worth writing and more than chance explains.
 fn moved(written: &[TargetReport], reports: &[TargetReport]) -> bool {
     written
         .iter()
         .zip(reports)
         .any(|(old, new)| match (old.observed, new.observed) {
-            (Some(old), Some(new)) => (new - old).abs() > WORTH_WRITING * old.abs().max(new.abs()),
-            (None, None) => false,
-            (Some(_), None) | (None, Some(_)) => new.state == TargetState::Known || old.state == TargetState::Known,
+            (Some(old), Some(value)) => {
+                let by_chance = new.plausible.is_some_and(|(least, most)| (least..=most).contains(&old));
+                !by_chance && (value - old).abs() > WORTH_WRITING * old.abs().max(value.abs())
+            }
+            (old, value) => old.is_some() != value.is_some(),
         })
 }

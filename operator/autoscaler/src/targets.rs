@@ -2,7 +2,7 @@
 
 use crate::numbers::two_digits;
 use crate::sizing::Sizing;
-use crate::{LatencyTarget, Outcomes, Policy, Quantile, Signal, SignalState, Signals, Snapshot, State};
+use crate::{Histogram, LatencyTarget, Outcomes, Policy, Quantile, Signal, SignalState, Signals, Snapshot, State};
 use serde::{Deserialize, Serialize};
 
 /// Whether a target could be judged.
@@ -48,6 +48,9 @@ pub struct TargetReport {
     pub state: TargetState,
     /// Whether it is met; `None` unless the state is [`TargetState::Known`].
     pub met: Option<bool>,
+    /// The least and the greatest value that chance alone makes plausible behind `observed`. Not for the status: it
+    /// keeps [`crate::Reporter`] from writing noise.
+    pub plausible: Option<(f64, f64)>,
 }
 
 /// Samples in the tail beyond a quantile that it takes to state the quantile.
@@ -116,7 +119,10 @@ impl Before {
             Some(false) => most <= self.target,
             None => observed <= self.target,
         };
-        self.report(Some(observed), TargetState::Known, Some(met))
+        TargetReport {
+            plausible: Some((least, most)),
+            ..self.report(Some(observed), TargetState::Known, Some(met))
+        }
     }
 
     fn unknown(self, state: TargetState) -> TargetReport {
@@ -124,32 +130,47 @@ impl Before {
     }
 
     fn report(self, observed: Option<f64>, state: TargetState, met: Option<bool>) -> TargetReport {
+        let observed = observed.map(two_digits);
         TargetReport {
             name: self.name,
             target: self.target,
-            observed: observed.map(two_digits),
+            observed,
             state,
             met,
+            plausible: None,
         }
     }
 }
 
 /// A latency quantile with what chance may make of it, in seconds.
+#[derive(Clone, Copy)]
 pub(crate) struct ObservedLatency {
     pub seconds: f64,
     least: f64,
     most: f64,
 }
 
-/// The quantile over the last minute if that has samples enough, else over the last five; `None` if neither has.
-/// `enough` scales the number of samples that is asked for.
-pub(crate) fn observed_latency(signals: &Signals, quantile: Quantile, enough: f64) -> Option<ObservedLatency> {
+/// The quantile over the last minute if it has samples enough, else over the last five: the fastest that can be told.
+pub(crate) fn newest_latency(signals: &Signals, quantile: Quantile) -> Option<ObservedLatency> {
+    quantile_of(&signals.latency, quantile, 1.0).or_else(|| quantile_of(&signals.latency_long, quantile, 1.0))
+}
+
+/// The quantile over the last five minutes, which wavers least, unless the last minute differs by more than chance.
+fn steadiest_latency(signals: &Signals, quantile: Quantile, enough: f64) -> Option<ObservedLatency> {
+    let minute = quantile_of(&signals.latency, quantile, enough);
+    let long = quantile_of(&signals.latency_long, quantile, enough);
+    match (minute, long) {
+        (Some(minute), Some(long)) if (minute.least..=minute.most).contains(&long.seconds) => Some(long),
+        _ => minute.or(long),
+    }
+}
+
+/// `None` with fewer samples than it takes to state the quantile; `enough` scales that number.
+fn quantile_of(calls: &Signal<Histogram>, quantile: Quantile, enough: f64) -> Option<ObservedLatency> {
     let share = quantile.share();
-    let wanted = enough * TAIL_SAMPLES / (1.0 - share);
-    let calls = [&signals.latency, &signals.latency_long]
-        .into_iter()
-        .filter_map(Signal::usable)
-        .find(|calls| calls.count() >= wanted)?;
+    let calls = calls
+        .usable()
+        .filter(|calls| calls.count() >= enough * TAIL_SAMPLES / (1.0 - share))?;
     let deviation = CHANCE * (share * (1.0 - share) / calls.count()).sqrt();
     let at = |rank: f64| calls.quantile(rank);
     Some(ObservedLatency {
@@ -161,7 +182,7 @@ pub(crate) fn observed_latency(signals: &Signals, quantile: Quantile, enough: f6
 
 fn latency_report(signals: &Signals, target: &LatencyTarget, before: Before) -> TargetReport {
     match state_of(&signals.latency) {
-        TargetState::Known => match observed_latency(signals, target.quantile, before.enough()) {
+        TargetState::Known => match steadiest_latency(signals, target.quantile, before.enough()) {
             Some(observed) => before.known(observed.seconds, observed.least, observed.most),
             None => before.unknown(TargetState::Unknown),
         },
@@ -196,9 +217,14 @@ fn error_report(outcomes: &Signal<Outcomes>, before: Before) -> TargetReport {
         return before.unknown(TargetState::Unknown);
     }
     let rate = (calls.error + calls.shed) / count;
+    let chance = |of_rate: f64| CHANCE * (of_rate * (1.0 - of_rate) / count).sqrt() + 1.0 / count;
     // What the allowed rate would give by chance: a single failure among few calls is no breach of 0.1 %.
-    let chance = CHANCE * (before.target * (1.0 - before.target) / count).sqrt() + 1.0 / count;
-    before.known(rate, rate - chance, rate)
+    let least = rate - chance(before.target);
+    let report = before.known(rate, least, rate);
+    TargetReport {
+        plausible: Some((rate - chance(rate), rate + chance(rate))),
+        ..report
+    }
 }
 
 fn state_of<T>(signal: &Signal<T>) -> TargetState {

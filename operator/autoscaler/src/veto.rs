@@ -1,7 +1,7 @@
 //! What speaks against a decrease although fewer replicas would do.
 
 use crate::sizing::Sizing;
-use crate::targets::observed_latency;
+use crate::targets::newest_latency;
 use crate::{LatencyTarget, Policy, Reason, Signal, SignalState, Snapshot, State};
 
 /// Share of a latency bound from which on nothing is taken away.
@@ -63,7 +63,7 @@ fn failing(snapshot: &Snapshot, state: &State, policy: &Policy) -> bool {
 
 fn near_target(snapshot: &Snapshot, policy: &Policy, sizing: &Sizing<'_>) -> bool {
     let near = |target: &LatencyTarget| {
-        let Some(observed) = observed_latency(&snapshot.signals, target.quantile, 1.0) else {
+        let Some(observed) = newest_latency(&snapshot.signals, target.quantile) else {
             return false;
         };
         let queueing = sizing

@@ -239,6 +239,7 @@ fn report(observed: f64, met: bool) -> TargetReport {
         observed: Some(observed),
         state: TargetState::Known,
         met: Some(met),
+        plausible: None,
     }
 }
 
@@ -318,14 +319,14 @@ fn steady_noise_writes_nothing() {
     for seed in 1..=20 {
         let mut random = Random(seed);
         let mut reporter = Reporter::default();
-        let mut minute: Vec<Histogram> = (0..12).map(|_| random.calls(200)).collect();
+        let mut parts: Vec<Histogram> = (0..60).map(|_| random.calls(200)).collect();
         let mut writes = 0;
         for tick in 0_u32..132 {
-            // A minute of calls slides by a twelfth every tick.
-            minute.rotate_left(1);
-            minute[11] = random.calls(200);
-            let short = minute.iter().fold(Histogram::default(), add);
-            let measured = with_latency(short, Histogram::default());
+            // Five minutes of calls slide by one tick.
+            parts.rotate_left(1);
+            parts[59] = random.calls(200);
+            let sum = |parts: &[Histogram]| parts.iter().fold(Histogram::default(), add);
+            let measured = with_latency(sum(&parts[48..]), sum(&parts));
             let reports = evaluate_targets(&measured, &State::default(), &policy, reporter.written());
             let wrote = reporter.update(f64::from(tick) * TICK, reports);
             writes += usize::from(wrote && tick > 24);
