@@ -4,8 +4,8 @@ SHELL := /bin/bash -o pipefail
 MAKEFLAGS += --no-print-directory
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mcpscale
 export CARGO_TARGET_DIR ?= $(CACHE)/target
-# Where end-to-end tests run: `own` starts a one-node cluster on this machine, `current` uses the one kubectl points at.
-export CLUSTER ?= own
+# Where end-to-end tests run: `node` starts a one-node cluster on this machine, `current` uses the one kubectl points at.
+export CLUSTER ?= node
 BIN := $(CARGO_TARGET_DIR)/debug
 # One selection of packages for every build, so that cargo compiles each dependency with one set of features, once.
 BUILD := cargo build --locked --quiet --workspace
@@ -26,7 +26,7 @@ test-api: ## Run the tests against a real API server (started by them; no root n
 	@cargo test --locked --workspace --no-fail-fast --test harness --test api
 
 test-e2e: ## Run the end-to-end tests (CLUSTER=current: on the cluster kubectl points at)
-	@cargo test --locked --workspace --no-fail-fast --test e2e -- --test-threads=1
+	@hack/test-e2e
 
 cluster-up: packages ## Start a one-node cluster to work with, with the images in it
 	@$(BUILD) --bins && $(BIN)/mcpscale-cluster up --images
