@@ -130,6 +130,12 @@ pub enum LogFormat {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = GatewayDuration(text.to_owned()).parse().map_err(|error| error.to_string())?;
-    if parsed.is_zero() { Err("must be longer than 0s".into()) } else { Ok(parsed) }
+    let parsed = GatewayDuration(text.to_owned())
+        .parse()
+        .map_err(|error| error.to_string())?;
+    if parsed.is_zero() {
+        Err("must be longer than 0s".into())
+    } else {
+        Ok(parsed)
+    }
 }

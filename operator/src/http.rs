@@ -42,7 +42,9 @@ pub async fn serve(address: SocketAddr, probes: Probes, stop: CancellationToken)
         .route("/metrics", get(metrics))
         .with_state(probes);
     let listener = TcpListener::bind(address).await?;
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 async fn ready(State(probes): State<Probes>) -> (StatusCode, &'static str) {
@@ -55,7 +57,14 @@ async fn ready(State(probes): State<Probes>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(probes): State<Probes>) -> Response {
     match probes.metrics.encode() {
-        Ok(text) => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Ok(text) => (
+            [(
+                CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -46,24 +46,59 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("mcpscale");
         // 1 ms to about 16 s: one reconcile is a handful of calls to the API server.
         let reconcile_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 15));
-        registry.register("reconcile_duration_seconds", "Time of one reconcile", reconcile_seconds.clone());
+        registry.register(
+            "reconcile_duration_seconds",
+            "Time of one reconcile",
+            reconcile_seconds.clone(),
+        );
         let errors = Family::default();
-        registry.register("reconcile_errors", "Reconciles that failed, by reason", Family::clone(&errors));
+        registry.register(
+            "reconcile_errors",
+            "Reconciles that failed, by reason",
+            Family::clone(&errors),
+        );
         let writes = Counter::default();
-        registry.register("api_writes", "Writes to the API server: applies, deletes and status", writes.clone());
+        registry.register(
+            "api_writes",
+            "Writes to the API server: applies, deletes and status",
+            writes.clone(),
+        );
         let objects_in_backoff = Gauge::default();
-        registry.register("objects_in_backoff", "McpServers whose last reconcile failed", objects_in_backoff.clone());
+        registry.register(
+            "objects_in_backoff",
+            "McpServers whose last reconcile failed",
+            objects_in_backoff.clone(),
+        );
         let leader = Gauge::default();
         registry.register("leader", "1 while this process leads", leader.clone());
         let queries = Counter::default();
         registry.register("signal_ticks", "Ticks in which Prometheus was asked", queries.clone());
         let query_errors = Family::default();
-        registry.register("signal_errors", "Ticks in which Prometheus could not be asked, by reason", Family::clone(&query_errors));
+        registry.register(
+            "signal_errors",
+            "Ticks in which Prometheus could not be asked, by reason",
+            Family::clone(&query_errors),
+        );
         let replicas = Family::default();
         registry.register("server_replicas", "Server pods that are set", Family::clone(&replicas));
         let desired = Family::default();
-        registry.register("server_desired_replicas", "Server pods that the scaler wants", Family::clone(&desired));
-        Self { registry, reconcile_seconds, errors, writes, objects_in_backoff, leader, queries, query_errors, replicas, desired }
+        registry.register(
+            "server_desired_replicas",
+            "Server pods that the scaler wants",
+            Family::clone(&desired),
+        );
+        Self {
+            registry,
+            reconcile_seconds,
+            errors,
+            writes,
+            objects_in_backoff,
+            leader,
+            queries,
+            query_errors,
+            replicas,
+            desired,
+        }
     }
 }
 
@@ -71,7 +106,10 @@ impl Metrics {
     /// Measures a reconcile until the answer is dropped, however it ends.
     #[must_use]
     pub fn reconcile(&self) -> ReconcileTimer<'_> {
-        ReconcileTimer { metrics: self, started: Instant::now() }
+        ReconcileTimer {
+            metrics: self,
+            started: Instant::now(),
+        }
     }
 
     /// Counts a reconcile that failed.
@@ -83,20 +121,28 @@ impl Metrics {
     pub fn sensed(&self, error: Option<&str>) {
         self.queries.inc();
         if let Some(reason) = error {
-            self.query_errors.get_or_create(&ReasonLabels { reason: reason.into() }).inc();
+            self.query_errors
+                .get_or_create(&ReasonLabels { reason: reason.into() })
+                .inc();
         }
     }
 
     /// Notes what is set and what the scaler wants.
     pub fn decided(&self, (namespace, name): &(String, String), from: u32, to: u32) {
-        let labels = ServerLabels { namespace: namespace.clone(), name: name.clone() };
+        let labels = ServerLabels {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
         self.replicas.get_or_create(&labels).set(i64::from(from));
         self.desired.get_or_create(&labels).set(i64::from(to));
     }
 
     /// Forgets a server that is gone.
     pub fn forget(&self, (namespace, name): &(String, String)) {
-        let labels = ServerLabels { namespace: namespace.clone(), name: name.clone() };
+        let labels = ServerLabels {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
         self.replicas.remove(&labels);
         self.desired.remove(&labels);
     }
@@ -120,6 +166,8 @@ pub struct ReconcileTimer<'a> {
 
 impl Drop for ReconcileTimer<'_> {
     fn drop(&mut self) {
-        self.metrics.reconcile_seconds.observe(self.started.elapsed().as_secs_f64());
+        self.metrics
+            .reconcile_seconds
+            .observe(self.started.elapsed().as_secs_f64());
     }
 }

@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 pub mod files;
 pub mod images;
+pub mod installation;
 pub mod node;
 mod pki;
 pub mod process;

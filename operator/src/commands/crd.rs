@@ -4,6 +4,9 @@
 pub fn print() -> Result<(), String> {
     let definition = mcpscale_crds::custom_resource_definition().map_err(|error| error.to_string())?;
     let yaml = serde_saphyr::to_string(&definition).map_err(|error| error.to_string())?;
-    println!("# Made by `make crds` from the types in crds/src. Do not edit.\n---\n{}", yaml.trim_end());
+    println!(
+        "# Made by `make crds` from the types in crds/src. Do not edit.\n---\n{}",
+        yaml.trim_end()
+    );
     Ok(())
 }

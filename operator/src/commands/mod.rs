@@ -33,7 +33,9 @@ impl From<&InstallationArguments> for Installation {
                 postgres: arguments.postgres_image.clone(),
             },
             cluster_domain: arguments.cluster_domain.clone(),
-            scrape_interval_seconds: u32::try_from(arguments.scrape_interval.as_secs()).unwrap_or(u32::MAX).max(1),
+            scrape_interval_seconds: u32::try_from(arguments.scrape_interval.as_secs())
+                .unwrap_or(u32::MAX)
+                .max(1),
         }
     }
 }

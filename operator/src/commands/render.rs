@@ -25,7 +25,10 @@ pub fn print(arguments: &RenderArguments) -> Result<(), String> {
     let mut resource: McpServer =
         serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", arguments.file.display()))?;
     resource.metadata.namespace.get_or_insert_with(|| "default".into());
-    resource.metadata.uid.get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".into());
+    resource
+        .metadata
+        .uid
+        .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".into());
     for object in render(&resource, &Installation::from(&arguments.installation))? {
         let yaml = serde_saphyr::to_string(&object).map_err(|error| error.to_string())?;
         println!("---\n{}", yaml.trim_end());

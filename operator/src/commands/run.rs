@@ -62,7 +62,10 @@ pub async fn run(arguments: RunArguments) -> Result<(), String> {
 pub async fn operate(arguments: RunArguments, client: Client, stop: CancellationToken) -> Result<(), String> {
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
-    let probes = Probes { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready) };
+    let probes = Probes {
+        metrics: Arc::clone(&metrics),
+        ready: Arc::clone(&ready),
+    };
     // The probes answer until the very end, so that a drain does not look like a crash.
     let probes_stop = CancellationToken::new();
     let probes_server = tokio::spawn(http::serve(arguments.listen, probes, probes_stop.clone()));
@@ -79,7 +82,9 @@ pub async fn operate(arguments: RunArguments, client: Client, stop: Cancellation
 }
 
 async fn connect() -> Result<Client, String> {
-    let config = Config::infer().await.map_err(|error| format!("no cluster to talk to: {error}"))?;
+    let config = Config::infer()
+        .await
+        .map_err(|error| format!("no cluster to talk to: {error}"))?;
     Client::try_from(config).map_err(|error| format!("the API server's address or certificate cannot be used: {error}"))
 }
 
@@ -95,12 +100,22 @@ async fn work(
         () = stop.cancelled() => return Ok(()),
     }
     let source = arguments.prometheus_url.as_deref().map(|url| {
-        PrometheusSource::new(url, arguments.installation.scrape_interval, TimeLimits::default()).map_err(|error| error.to_string())
+        PrometheusSource::new(url, arguments.installation.scrape_interval, TimeLimits::default())
+            .map_err(|error| error.to_string())
     });
     let source = source.transpose()?;
     let scopes = scopes(&client, &arguments.watch_namespaces);
-    let identity = arguments.pod_name.clone().unwrap_or_else(|| format!("mcpscale-{}", std::process::id()));
-    let recorder = Recorder::new(client.clone(), Reporter { controller: "mcpscale".into(), instance: Some(identity.clone()) });
+    let identity = arguments
+        .pod_name
+        .clone()
+        .unwrap_or_else(|| format!("mcpscale-{}", std::process::id()));
+    let recorder = Recorder::new(
+        client.clone(),
+        Reporter {
+            controller: "mcpscale".into(),
+            instance: Some(identity.clone()),
+        },
+    );
     let (lead, leading) = watch::channel(false);
 
     let caches: Vec<_> = scopes.iter().map(|scope| scope.caches.clone()).collect();
@@ -122,7 +137,14 @@ async fn work(
             failures: Shared::default(),
         });
         let scaler = source.clone().map(|source| (source, arguments.tick));
-        run_scope(scope, context, scaler, arguments.concurrency, leading.clone(), stop.clone())
+        run_scope(
+            scope,
+            context,
+            scaler,
+            arguments.concurrency,
+            leading.clone(),
+            stop.clone(),
+        )
     }));
     let drained = async {
         running.await;
@@ -150,7 +172,10 @@ fn scopes(client: &Client, namespaces: &[String]) -> Vec<Scope> {
     if named.is_empty() {
         return vec![Scope::new(client, None)];
     }
-    named.into_iter().map(|namespace| Scope::new(client, Some(namespace.clone()))).collect()
+    named
+        .into_iter()
+        .map(|namespace| Scope::new(client, Some(namespace.clone())))
+        .collect()
 }
 
 /// Restarting does not bring a missing definition, so it is waited for.
@@ -158,10 +183,19 @@ async fn wait_for_definition(client: &Client) -> Result<(), String> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     match definitions.get_opt(CRD).await {
         Ok(Some(_)) => {}
-        Ok(None) => tracing::warn!("the CustomResourceDefinition {CRD} is missing; waiting for it: install the chart mcpscale-crds, or kubectl apply --server-side -f crds/"),
-        Err(error) => return Err(format!("the API server refused to show the CustomResourceDefinition {CRD}: {error}")),
+        Ok(None) => tracing::warn!(
+            "the CustomResourceDefinition {CRD} is missing; waiting for it: install the chart mcpscale-crds, or kubectl apply --server-side -f crds/"
+        ),
+        Err(error) => {
+            return Err(format!(
+                "the API server refused to show the CustomResourceDefinition {CRD}: {error}"
+            ));
+        }
     }
-    await_condition(definitions, CRD, conditions::is_crd_established()).await.map(|_| ()).map_err(|error| error.to_string())
+    await_condition(definitions, CRD, conditions::is_crd_established())
+        .await
+        .map(|_| ())
+        .map_err(|error| error.to_string())
 }
 
 /// Takes part in the election until asked to stop. Losing the Lease ends the process: another leads, and only a new

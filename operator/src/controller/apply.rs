@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use super::{
     caches::CachedChild,
-    context::{Shared, ServerKey, older_than},
+    context::{ServerKey, Shared, older_than},
     dereference::Observed,
     plan::Plan,
     validate::ValidatedServer,
@@ -112,7 +112,9 @@ impl Written {
     #[must_use]
     pub fn seen_by(&self, children: &[CachedChild]) -> bool {
         self.children.iter().all(|((kind, name), record)| {
-            let cached = children.iter().find(|child| child.kind == *kind && child.metadata.name.as_ref() == Some(name));
+            let cached = children
+                .iter()
+                .find(|child| child.kind == *kind && child.metadata.name.as_ref() == Some(name));
             let seen = cached.is_some_and(|child| version(&child.metadata) >= record.version);
             seen || older_than(record.at, GUARD_LIMIT)
         })
@@ -138,7 +140,12 @@ pub async fn apply(
     plan: &Plan,
     observed: &Observed,
 ) -> Result<(), ApplyError> {
-    let writer = Writer { client, written, metrics, key: (server.namespace.clone(), server.name.clone()) };
+    let writer = Writer {
+        client,
+        written,
+        metrics,
+        key: (server.namespace.clone(), server.name.clone()),
+    };
     if plan.needs_secret {
         writer.ensure_secret(server).await?;
     }
@@ -163,14 +170,22 @@ impl Writer<'_> {
 
     /// Writes the Secret if there is none. An existing one is never replaced: its password is the one in the database.
     async fn ensure_secret(&self, server: &ValidatedServer) -> Result<(), ApplyError> {
-        if self.written.lock().get(&self.key).is_some_and(|written| written.secret_ensured) {
+        if self
+            .written
+            .lock()
+            .get(&self.key)
+            .is_some_and(|written| written.secret_ensured)
+        {
             return Ok(());
         }
         let mut bytes = [0_u8; PASSWORD_BYTES];
         getrandom::fill(&mut bytes).map_err(ApplyError::Password)?;
         let secret = postgres::secret(server, &hex::encode(bytes));
         match self.create(&secret).await {
-            Err(ApplyError::Apply { source: kube::Error::Api(status), .. }) if status.is_already_exists() => {}
+            Err(ApplyError::Apply {
+                source: kube::Error::Api(status),
+                ..
+            }) if status.is_already_exists() => {}
             Err(error) => return Err(error),
             Ok(()) => {}
         }
@@ -179,14 +194,22 @@ impl Writer<'_> {
     }
 
     async fn create(&self, child: &Child) -> Result<(), ApplyError> {
-        let failed = |source| ApplyError::Apply { kind: child.kind, name: child.name.clone(), source };
+        let failed = |source| ApplyError::Apply {
+            kind: child.kind,
+            name: child.name.clone(),
+            source,
+        };
         let parameters = PostParams {
             field_manager: Some(FIELD_MANAGER.into()),
             ..PostParams::default()
         };
         let object = serde_json::from_value(child.body.clone()).map_err(|e| failed(kube::Error::SerdeError(e)))?;
         self.metrics.writes.inc();
-        self.api(child.kind).create(&parameters, &object).await.map(|_| ()).map_err(failed)
+        self.api(child.kind)
+            .create(&parameters, &object)
+            .await
+            .map(|_| ())
+            .map_err(failed)
     }
 
     async fn apply_child(&self, child: &Child, observed: &Observed) -> Result<(), ApplyError> {
@@ -195,7 +218,10 @@ impl Writer<'_> {
             return self.create(child).await;
         }
         let desired = fingerprint(&child.body.to_string());
-        let cached = observed.children.iter().find(|c| c.kind == child.kind && c.metadata.name.as_ref() == Some(&child.name));
+        let cached = observed
+            .children
+            .iter()
+            .find(|c| c.kind == child.kind && c.metadata.name.as_ref() == Some(&child.name));
         if let Some(cached) = cached
             && self.is_current(child, desired, &cached.metadata)
         {
@@ -212,7 +238,11 @@ impl Writer<'_> {
             .api(child.kind)
             .patch(&child.name, &parameters, &Patch::Apply(&child.body))
             .await
-            .map_err(|source| ApplyError::Apply { kind: child.kind, name: child.name.clone(), source })?;
+            .map_err(|source| ApplyError::Apply {
+                kind: child.kind,
+                name: child.name.clone(),
+                source,
+            })?;
         tracing::debug!(kind = ?child.kind, name = %child.name, "applied");
         self.remember(child.kind, &child.name, desired, &applied.metadata);
         Ok(())
@@ -223,7 +253,9 @@ impl Writer<'_> {
             .lock()
             .get(&self.key)
             .and_then(|written| written.children.get(&(child.kind, child.name.clone())))
-            .is_some_and(|record| record.desired == desired && record.uid == cached.uid && record.our_fields == our_fields(cached))
+            .is_some_and(|record| {
+                record.desired == desired && record.uid == cached.uid && record.our_fields == our_fields(cached)
+            })
     }
 
     fn remember(&self, kind: ChildKind, name: &str, desired: u64, metadata: &ObjectMeta) {
@@ -234,12 +266,21 @@ impl Writer<'_> {
             our_fields: our_fields(metadata),
             at: Instant::now(),
         };
-        self.written.lock().entry(self.key.clone()).or_default().children.insert((kind, name.to_owned()), record);
+        self.written
+            .lock()
+            .entry(self.key.clone())
+            .or_default()
+            .children
+            .insert((kind, name.to_owned()), record);
     }
 
     /// Sets the replicas by their own field manager. They are left alone while they are right.
     async fn scale(&self, server: &ValidatedServer, plan: &Plan, observed: &Observed) -> Result<(), ApplyError> {
-        let current = observed.server.as_ref().and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
+        let current = observed
+            .server
+            .as_ref()
+            .and_then(|d| d.spec.as_ref())
+            .and_then(|spec| spec.replicas);
         if current == Some(plan.replicas) {
             return Ok(());
         }
@@ -253,11 +294,21 @@ impl Writer<'_> {
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.key.0);
         self.metrics.writes.inc();
         let scaled = deployments
-            .patch(&name, &PatchParams::apply(REPLICAS_FIELD_MANAGER).force(), &Patch::Apply(&body))
+            .patch(
+                &name,
+                &PatchParams::apply(REPLICAS_FIELD_MANAGER).force(),
+                &Patch::Apply(&body),
+            )
             .await
-            .map_err(|source| ApplyError::Scale { name: name.clone(), replicas: plan.replicas, source })?;
+            .map_err(|source| ApplyError::Scale {
+                name: name.clone(),
+                replicas: plan.replicas,
+                source,
+            })?;
         let mut written = self.written.lock();
-        let record = written.get_mut(&self.key).and_then(|w| w.children.get_mut(&(ChildKind::Deployment, name)));
+        let record = written
+            .get_mut(&self.key)
+            .and_then(|w| w.children.get_mut(&(ChildKind::Deployment, name)));
         if let Some(record) = record {
             record.version = version(&scaled.metadata);
             record.at = Instant::now();
@@ -269,7 +320,9 @@ impl Writer<'_> {
     /// as well.
     async fn prune(&self, server: &ValidatedServer, plan: &Plan, observed: &Observed) -> Result<(), ApplyError> {
         let wanted = |child: &CachedChild| {
-            plan.children.iter().any(|w| w.kind == child.kind && Some(&w.name) == child.metadata.name.as_ref())
+            plan.children
+                .iter()
+                .any(|w| w.kind == child.kind && Some(&w.name) == child.metadata.name.as_ref())
         };
         for child in &observed.children {
             let kept = child.kind == ChildKind::ConfigMap && plan.keep_old_configuration;
@@ -283,17 +336,28 @@ impl Writer<'_> {
 
     async fn delete(&self, child: &CachedChild) -> Result<(), ApplyError> {
         let name = child.metadata.name.clone().unwrap_or_default();
-        self.written.lock().entry(self.key.clone()).or_default().children.remove(&(child.kind, name.clone()));
+        self.written
+            .lock()
+            .entry(self.key.clone())
+            .or_default()
+            .children
+            .remove(&(child.kind, name.clone()));
         if child.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
-        let parameters = DeleteParams::background()
-            .preconditions(Preconditions { uid: child.metadata.uid.clone(), resource_version: None });
+        let parameters = DeleteParams::background().preconditions(Preconditions {
+            uid: child.metadata.uid.clone(),
+            resource_version: None,
+        });
         self.metrics.writes.inc();
         match self.api(child.kind).delete(&name, &parameters).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-            Err(source) => Err(ApplyError::Prune { kind: child.kind, name, source }),
+            Err(source) => Err(ApplyError::Prune {
+                kind: child.kind,
+                name,
+                source,
+            }),
         }
     }
 }
@@ -301,7 +365,11 @@ impl Writer<'_> {
 /// Whether an object's controller is the `McpServer` with this UID.
 #[must_use]
 pub fn owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid && owner.controller == Some(true))
+    metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == uid && owner.controller == Some(true))
 }
 
 /// Fingerprint of the fields that the API server records as applied by us; `None` when there is no such record.
@@ -311,7 +379,9 @@ fn our_fields(metadata: &ObjectMeta) -> Option<u64> {
             && entry.operation.as_deref() == Some("Apply")
             && entry.subresource.is_none()
     })?;
-    serde_json::to_string(&entry.fields_v1).ok().map(|text| fingerprint(&text))
+    serde_json::to_string(&entry.fields_v1)
+        .ok()
+        .map(|text| fingerprint(&text))
 }
 
 /// For comparison within this process only: the hash may differ between builds.

@@ -64,7 +64,11 @@ impl Caches {
     /// Makes the caches and the streams that fill them. Each stream must be driven for as long as the caches are used;
     /// it sends the owner of every object that changed to `touched`.
     #[must_use]
-    pub fn new(client: &Client, namespace: Option<&str>, touched: &mpsc::UnboundedSender<ObjectRef<GuardedServer>>) -> (Self, Watches) {
+    pub fn new(
+        client: &Client,
+        namespace: Option<&str>,
+        touched: &mpsc::UnboundedSender<ObjectRef<GuardedServer>>,
+    ) -> (Self, Watches) {
         let mut watches = Watches::new();
         let caches = Self {
             deployments: watch(client, namespace, touched, &mut watches),
@@ -102,9 +106,27 @@ impl Caches {
         collect(&self.stateful_sets, ChildKind::StatefulSet, namespace, server, &mut all);
         collect(&self.services, ChildKind::Service, namespace, server, &mut all);
         collect(&self.config_maps, ChildKind::ConfigMap, namespace, server, &mut all);
-        collect(&self.service_accounts, ChildKind::ServiceAccount, namespace, server, &mut all);
-        collect(&self.claims, ChildKind::PersistentVolumeClaim, namespace, server, &mut all);
-        collect(&self.disruption_budgets, ChildKind::PodDisruptionBudget, namespace, server, &mut all);
+        collect(
+            &self.service_accounts,
+            ChildKind::ServiceAccount,
+            namespace,
+            server,
+            &mut all,
+        );
+        collect(
+            &self.claims,
+            ChildKind::PersistentVolumeClaim,
+            namespace,
+            server,
+            &mut all,
+        );
+        collect(
+            &self.disruption_budgets,
+            ChildKind::PodDisruptionBudget,
+            namespace,
+            server,
+            &mut all,
+        );
         all
     }
 
@@ -112,14 +134,19 @@ impl Caches {
     #[must_use]
     pub fn pods_of(&self, namespace: &str, server: &str, component: &str) -> Vec<Arc<Pod>> {
         self.pods.state_filter(|pod| {
-            belongs(pod.meta(), namespace, server) && pod.labels().get(labels::COMPONENT_KEY).is_some_and(|c| c == component)
+            belongs(pod.meta(), namespace, server)
+                && pod.labels().get(labels::COMPONENT_KEY).is_some_and(|c| c == component)
         })
     }
 }
 
 fn belongs(metadata: &ObjectMeta, namespace: &str, server: &str) -> bool {
     metadata.namespace.as_deref() == Some(namespace)
-        && metadata.labels.as_ref().and_then(|all| all.get(labels::INSTANCE_KEY)).is_some_and(|instance| instance == server)
+        && metadata
+            .labels
+            .as_ref()
+            .and_then(|all| all.get(labels::INSTANCE_KEY))
+            .is_some_and(|instance| instance == server)
 }
 
 fn collect<K>(store: &Store<K>, kind: ChildKind, namespace: &str, server: &str, all: &mut Vec<CachedChild>)
@@ -128,7 +155,10 @@ where
     K::DynamicType: Eq + Hash + Clone,
 {
     let found = store.state_filter(|object| belongs(object.meta(), namespace, server));
-    all.extend(found.iter().map(|object| CachedChild { kind, metadata: object.meta().clone() }));
+    all.extend(found.iter().map(|object| CachedChild {
+        kind,
+        metadata: object.meta().clone(),
+    }));
 }
 
 fn watch<K>(
@@ -138,7 +168,13 @@ fn watch<K>(
     watches: &mut Watches,
 ) -> Store<K>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     fill(scoped(client, namespace), touched, watches)
 }
@@ -150,7 +186,13 @@ fn watch_metadata<K>(
     watches: &mut Watches,
 ) -> Store<PartialObjectMeta<K>>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     fill(scoped(client, namespace), touched, watches)
 }

@@ -64,7 +64,9 @@ impl Context {
         let count = failures.entry(server.clone()).or_insert(0);
         let delay = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow((*count).min(9)));
         *count = count.saturating_add(1);
-        self.metrics.objects_in_backoff.set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .objects_in_backoff
+            .set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
         delay.min(Duration::from_secs(300))
     }
 
@@ -72,7 +74,9 @@ impl Context {
     pub fn reset_backoff(&self, server: &ServerKey) {
         let mut failures = self.failures.lock();
         if failures.remove(server).is_some() {
-            self.metrics.objects_in_backoff.set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
+            self.metrics
+                .objects_in_backoff
+                .set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
         }
     }
 

@@ -68,7 +68,9 @@ pub struct RunningImages {
 #[derive(Debug, Error)]
 pub enum DereferenceError {
     /// The data claim could not be asked for.
-    #[error("could not read the PersistentVolumeClaim {namespace}/{name}, so whose data it holds is not known: {source}")]
+    #[error(
+        "could not read the PersistentVolumeClaim {namespace}/{name}, so whose data it holds is not known: {source}"
+    )]
     DataClaim {
         /// Namespace of the claim.
         namespace: String,
@@ -86,7 +88,11 @@ pub enum DereferenceError {
 pub async fn dereference(client: &Client, caches: &Caches, resource: &McpServer) -> Result<Observed, DereferenceError> {
     let name = resource.name_any();
     let namespace = resource.namespace().unwrap_or_default();
-    let deployment = |component| caches.deployments.get(&ObjectRef::new(&component_name(&name, component)).within(&namespace));
+    let deployment = |component| {
+        caches
+            .deployments
+            .get(&ObjectRef::new(&component_name(&name, component)).within(&namespace))
+    };
     let postgres = component_name(&name, Component::Postgres);
     let mut observed = Observed {
         server: deployment(Component::Server),
@@ -125,7 +131,11 @@ async fn data_claim(
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     match claims.get_metadata_opt(name).await {
         Ok(claim) => Ok(claim.map(|claim| DataClaim::from(&claim.metadata))),
-        Err(source) => Err(DereferenceError::DataClaim { namespace: namespace.into(), name: name.into(), source }),
+        Err(source) => Err(DereferenceError::DataClaim {
+            namespace: namespace.into(),
+            name: name.into(),
+            source,
+        }),
     }
 }
 
@@ -134,7 +144,11 @@ impl From<&ObjectMeta> for DataClaim {
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
         Self {
             name: metadata.name.clone().unwrap_or_default(),
-            owner_uid: metadata.labels.as_ref().and_then(|all| all.get(labels::OWNER_UID_KEY)).cloned(),
+            owner_uid: metadata
+                .labels
+                .as_ref()
+                .and_then(|all| all.get(labels::OWNER_UID_KEY))
+                .cloned(),
             postgres_major: annotation(labels::POSTGRES_MAJOR_KEY),
             pgdata: annotation(labels::POSTGRES_PGDATA_KEY),
         }
@@ -143,13 +157,20 @@ impl From<&ObjectMeta> for DataClaim {
 
 fn running_images(observed: &Observed) -> RunningImages {
     let of_deployment = |deployment: &Option<Arc<Deployment>>| {
-        deployment.as_ref().and_then(|d| d.spec.as_ref()).and_then(|spec| first_image(&spec.template))
+        deployment
+            .as_ref()
+            .and_then(|d| d.spec.as_ref())
+            .and_then(|spec| first_image(&spec.template))
     };
     RunningImages {
         server: of_deployment(&observed.server),
         nginx: of_deployment(&observed.nginx),
         redis: of_deployment(&observed.redis),
-        postgres: observed.postgres.as_ref().and_then(|s| s.spec.as_ref()).and_then(|spec| first_image(&spec.template)),
+        postgres: observed
+            .postgres
+            .as_ref()
+            .and_then(|s| s.spec.as_ref())
+            .and_then(|spec| first_image(&spec.template)),
     }
 }
 

@@ -13,7 +13,14 @@ const NOTE_LIMIT: usize = 1000;
 /// Conditions that tell of trouble when they are not `True`; for the others it is the other way round.
 const GOOD_WHEN_TRUE: [&str; 4] = ["Ready", "Accepted", "DataTierReady", "MetricsAvailable"];
 /// Conditions whose every flip is worth an Event. `Reconciling` and `Stalled` repeat what these say.
-const TOLD: [&str; 6] = ["Ready", "Accepted", "DataTierReady", "MetricsAvailable", "TargetsMet", "ScalingLimited"];
+const TOLD: [&str; 6] = [
+    "Ready",
+    "Accepted",
+    "DataTierReady",
+    "MetricsAvailable",
+    "TargetsMet",
+    "ScalingLimited",
+];
 
 /// Events for the way from one status to the next.
 #[must_use]
@@ -28,7 +35,11 @@ pub fn events(old: Option<&McpServerStatus>, new: &McpServerStatus) -> Vec<Event
         }
         let good = GOOD_WHEN_TRUE.contains(&condition.type_.as_str()) || condition.type_ == "TargetsMet";
         let is_trouble = (good && condition.status == "False") || (!good && condition.status == "True");
-        let kind = if is_trouble && condition.type_ != "ScalingLimited" { EventType::Warning } else { EventType::Normal };
+        let kind = if is_trouble && condition.type_ != "ScalingLimited" {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
         all.push(event(kind, &condition.reason, &condition.type_, &condition.message));
     }
     let newest = |status: &McpServerStatus| status.scaling.as_ref().and_then(|s| s.decisions.first().cloned());
@@ -52,7 +63,13 @@ fn event(kind: EventType, reason: &str, action: &str, note: &str) -> Event {
     while note.len() > NOTE_LIMIT {
         note.pop();
     }
-    Event { type_: kind, reason: reason.into(), note: Some(note), action: action.into(), secondary: None }
+    Event {
+        type_: kind,
+        reason: reason.into(),
+        note: Some(note),
+        action: action.into(),
+        secondary: None,
+    }
 }
 
 /// Publishes Events. One that cannot be published is logged: it must not stop a reconcile.

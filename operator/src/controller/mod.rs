@@ -18,4 +18,6 @@ pub mod reconcile;
 pub mod run;
 pub mod scaling;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub mod validate;

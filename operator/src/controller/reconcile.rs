@@ -48,7 +48,9 @@ pub enum ReconcileError {
     #[error("the reconcile took longer than {} s and was given up; the API server may be slow", .0.as_secs())]
     TimedOut(Duration),
     /// The object does not parse.
-    #[error("the object does not parse as an McpServer of this operator's version: {0}; apply the CRD of the operator's version and correct the object")]
+    #[error(
+        "the object does not parse as an McpServer of this operator's version: {0}; apply the CRD of the operator's version and correct the object"
+    )]
     Malformed(String),
 }
 
@@ -77,7 +79,9 @@ pub async fn reconcile(guarded: Arc<GuardedServer>, context: Arc<Context>) -> Re
     };
     let _timer = context.metrics.reconcile();
     let limit = context.reconcile_timeout;
-    let action = tokio::time::timeout(limit, pipeline(resource, &context)).await.map_err(|_| ReconcileError::TimedOut(limit))??;
+    let action = tokio::time::timeout(limit, pipeline(resource, &context))
+        .await
+        .map_err(|_| ReconcileError::TimedOut(limit))??;
     context.reset_backoff(&key_of(resource));
     Ok(action)
 }
@@ -94,20 +98,33 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
     let outlook = context.outlooks.lock().get(&key).cloned();
     let validated = validate(resource, &observed, &context.installation);
     let planned = validated.as_ref().map(|validated| {
-        let desired = outlook.as_ref().and_then(|outlook| i32::try_from(outlook.decision.to).ok());
+        let desired = outlook
+            .as_ref()
+            .and_then(|outlook| i32::try_from(outlook.decision.to).ok());
         let scaled = matches!(validated.replicas, Replicas::Scaled { .. });
         (validated, plan(validated, &observed, desired.filter(|_| scaled)))
     });
     let applied = match &planned {
         Ok((validated, plan)) if !resource.spec.paused => {
-            apply(&context.client, &context.written, &context.metrics, validated, plan, &observed).await
+            apply(
+                &context.client,
+                &context.written,
+                &context.metrics,
+                validated,
+                plan,
+                &observed,
+            )
+            .await
         }
         _ => Ok(()),
     };
     let new = status(&Facts {
         resource,
         observed: &observed,
-        outcome: planned.as_ref().map(|(validated, plan)| (*validated, plan)).map_err(|error| *error),
+        outcome: planned
+            .as_ref()
+            .map(|(validated, plan)| (*validated, plan))
+            .map_err(|error| *error),
         outlook: outlook.as_ref(),
         has_metrics_source: context.has_metrics_source,
         installation: &context.installation,
@@ -134,15 +151,30 @@ async fn write_status(resource: &McpServer, new: McpServerStatus, context: &Cont
     let servers: Api<McpServer> = Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
     let body = json!({"apiVersion": "mcpscale.dev/v1alpha1", "kind": "McpServer", "status": new});
     context.metrics.writes.inc();
-    let result =
-        servers.patch_status(&resource.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await;
+    let result = servers
+        .patch_status(
+            &resource.name_any(),
+            &PatchParams::apply(FIELD_MANAGER).force(),
+            &Patch::Apply(&body),
+        )
+        .await;
     let written = match result {
         Ok(written) => written,
         Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
         Err(error) => return Err(ReconcileError::Status(error)),
     };
-    context.written.lock().entry(key_of(resource)).or_default().status_version = apply::version(&written.metadata);
-    events::publish(&context.recorder, resource, &events::events(resource.status.as_ref(), &new)).await;
+    context
+        .written
+        .lock()
+        .entry(key_of(resource))
+        .or_default()
+        .status_version = apply::version(&written.metadata);
+    events::publish(
+        &context.recorder,
+        resource,
+        &events::events(resource.status.as_ref(), &new),
+    )
+    .await;
     Ok(())
 }
 

@@ -41,7 +41,13 @@ impl Scope {
     pub fn new(client: &Client, namespace: Option<String>) -> Self {
         let (touched, changes) = mpsc::unbounded_channel();
         let (caches, watches) = Caches::new(client, namespace.as_deref(), &touched);
-        Self { namespace, touched, changes, caches, watches }
+        Self {
+            namespace,
+            touched,
+            changes,
+            caches,
+            watches,
+        }
     }
 }
 
@@ -49,9 +55,26 @@ impl Scope {
 pub type Scaler = Option<(PrometheusSource, std::time::Duration)>;
 
 /// Runs a scope. Reconciles start once `leading` is true and `stop` ends them: running ones are finished.
-pub async fn run(scope: Scope, context: Arc<Context>, scaler: Scaler, concurrency: u16, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
-    let Scope { namespace, touched, changes, caches, watches } = scope;
-    let filling = tokio::spawn(join_all(watches.into_iter().map(|watch| watch.for_each(|()| std::future::ready(())))));
+pub async fn run(
+    scope: Scope,
+    context: Arc<Context>,
+    scaler: Scaler,
+    concurrency: u16,
+    mut leading: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    let Scope {
+        namespace,
+        touched,
+        changes,
+        caches,
+        watches,
+    } = scope;
+    let filling = tokio::spawn(join_all(
+        watches
+            .into_iter()
+            .map(|watch| watch.for_each(|()| std::future::ready(()))),
+    ));
     let lead = async {
         // The sender lives as long as the process.
         let _ = leading.wait_for(|leads| *leads).await;
@@ -62,12 +85,23 @@ pub async fn run(scope: Scope, context: Arc<Context>, scaler: Scaler, concurrenc
         () = stop.cancelled() => false,
     };
     if ready {
-        control(namespace.as_deref(), context, scaler, concurrency, (touched, changes), stop).await;
+        control(
+            namespace.as_deref(),
+            context,
+            scaler,
+            concurrency,
+            (touched, changes),
+            stop,
+        )
+        .await;
     }
     filling.abort();
 }
 
-type Triggers = (mpsc::UnboundedSender<ObjectRef<GuardedServer>>, mpsc::UnboundedReceiver<ObjectRef<GuardedServer>>);
+type Triggers = (
+    mpsc::UnboundedSender<ObjectRef<GuardedServer>>,
+    mpsc::UnboundedReceiver<ObjectRef<GuardedServer>>,
+);
 
 async fn control(
     namespace: Option<&str>,
@@ -85,7 +119,14 @@ async fn control(
         .graceful_shutdown_on(async move { stopped.cancelled().await });
     let store = controller.store();
     let scaling = scaler.map(|(source, tick)| {
-        tokio::spawn(scaling::run(source, tick, Arc::clone(&context), store.clone(), touched.clone(), stop.clone()))
+        tokio::spawn(scaling::run(
+            source,
+            tick,
+            Arc::clone(&context),
+            store.clone(),
+            touched.clone(),
+            stop.clone(),
+        ))
     });
     controller
         .run(reconcile, error_policy, Arc::clone(&context))
@@ -96,7 +137,8 @@ async fn control(
     }
 }
 
-type Outcome = Result<(ObjectRef<GuardedServer>, controller::Action), controller::Error<ReconcileError, watcher::Error>>;
+type Outcome =
+    Result<(ObjectRef<GuardedServer>, controller::Action), controller::Error<ReconcileError, watcher::Error>>;
 
 /// Tells people of errors. Reporting is outside of the reconcile, so that it has one place.
 async fn report(outcome: Outcome, context: &Context, store: &kube::runtime::reflector::Store<GuardedServer>) {

@@ -9,7 +9,9 @@ use kube::{
     ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use mcpscale_autoscaler::{Decision, Reporter, SignalState, Signals, Snapshot, State, TargetReport, decide, evaluate_targets};
+use mcpscale_autoscaler::{
+    Decision, Reporter, SignalState, Signals, Snapshot, State, TargetReport, decide, evaluate_targets,
+};
 use mcpscale_crds::v1alpha1::McpServer;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +81,11 @@ pub async fn run(
             tracing::warn!(reason = error.reason(), %error, "metrics are not available");
         }
         context.metrics.sensed(sensed.as_ref().err().map(SignalError::reason));
-        let live: Vec<_> = servers.state().iter().filter_map(|guarded| guarded.0.as_ref().ok().cloned()).collect();
+        let live: Vec<_> = servers
+            .state()
+            .iter()
+            .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
+            .collect();
         let exists = |key: &ServerKey| live.iter().any(|server| key_of(server) == *key);
         memories.retain(|key, _| exists(key));
         context.retain(exists);
@@ -87,11 +93,14 @@ pub async fn run(
             let key = key_of(server);
             let memory = memories.entry(key.clone()).or_default();
             if let Some(outlook) = look(&context, server, &sensed, now, memory) {
-                context.metrics.decided(&key, outlook.decision.from, outlook.decision.to);
+                context
+                    .metrics
+                    .decided(&key, outlook.decision.from, outlook.decision.to);
                 let previous = context.outlooks.lock().insert(key, outlook.clone());
                 if is_news(previous.as_ref(), &outlook) {
                     // The receiver is gone only when the controller has ended.
-                    let _ = changed.send(ObjectRef::new(&server.name_any()).within(&server.namespace().unwrap_or_default()));
+                    let _ = changed
+                        .send(ObjectRef::new(&server.name_any()).within(&server.namespace().unwrap_or_default()));
                 }
             }
         }
@@ -114,12 +123,23 @@ fn look(
 ) -> Option<Outlook> {
     let policy = policy(server, &context.installation).ok()?;
     let (namespace, name) = key_of(server);
-    let deployment = context.caches.deployments.get(&ObjectRef::new(&component_name(&name, Component::Server)).within(&namespace))?;
+    let deployment = context
+        .caches
+        .deployments
+        .get(&ObjectRef::new(&component_name(&name, Component::Server)).within(&namespace))?;
     let pods = context.caches.pods_of(&namespace, &name, Component::Server.as_str());
-    let ready: Vec<_> = pods.iter().filter(|pod| !terminating(pod.as_ref()) && is_ready(pod)).collect();
+    let ready: Vec<_> = pods
+        .iter()
+        .filter(|pod| !terminating(pod.as_ref()) && is_ready(pod))
+        .collect();
     let live: Vec<LivePod<'_>> = ready
         .iter()
-        .filter_map(|pod| Some(LivePod { name: pod.metadata.name.as_deref()?, started_at: started_at(pod)? }))
+        .filter_map(|pod| {
+            Some(LivePod {
+                name: pod.metadata.name.as_deref()?,
+                started_at: started_at(pod)?,
+            })
+        })
         .collect();
     let ready_count = u32::try_from(ready.len()).unwrap_or(u32::MAX);
     let signals = match sensed {
@@ -129,7 +149,12 @@ fn look(
     let metrics = metrics_state(sensed.as_ref().err(), &signals, has_metrics_port(&deployment));
     let snapshot = Snapshot {
         time: now,
-        replicas: deployment.spec.as_ref()?.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        replicas: deployment
+            .spec
+            .as_ref()?
+            .replicas
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0),
         ready: ready_count,
         rollout: !rolled_out(&deployment),
         signals,
@@ -138,7 +163,11 @@ fn look(
     memory.state = state;
     memory.judged = evaluate_targets(&snapshot, &memory.state, &policy, &memory.judged);
     memory.reporter.update(now, memory.judged.clone());
-    Some(Outlook { decision, targets: memory.reporter.written().to_vec(), metrics })
+    Some(Outlook {
+        decision,
+        targets: memory.reporter.written().to_vec(),
+        metrics,
+    })
 }
 
 /// Whether a reconcile would do or say something else. The sentence of a decision that changes nothing is no news.
@@ -177,26 +206,41 @@ fn metrics_state(error: Option<&SignalError>, signals: &Signals, has_port: bool)
             "samples of the server pods contradict themselves; replicas are not lowered; look for pods that are scraped twice".into(),
         ),
     };
-    MetricsState { available, reason: reason.into(), message }
+    MetricsState {
+        available,
+        reason: reason.into(),
+        message,
+    }
 }
 
 fn has_metrics_port(deployment: &Deployment) -> bool {
-    let containers = deployment.spec.iter().filter_map(|spec| spec.template.spec.as_ref()).flat_map(|pod| &pod.containers);
-    containers.flat_map(|container| container.ports.iter().flatten()).any(|port| port.name.as_deref() == Some("metrics"))
+    let containers = deployment
+        .spec
+        .iter()
+        .filter_map(|spec| spec.template.spec.as_ref())
+        .flat_map(|pod| &pod.containers);
+    containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .any(|port| port.name.as_deref() == Some("metrics"))
 }
 
 /// Whether a pod takes traffic.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn started_at(pod: &Pod) -> Option<f64> {
     Some(seconds(pod.status.as_ref()?.start_time.as_ref()?.0))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit a double exactly for 285,000 years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 fit a double exactly for 285,000 years"
+)]
 fn seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1000.0
 }

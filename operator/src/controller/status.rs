@@ -12,7 +12,8 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use mcpscale_autoscaler::TargetReport;
 use mcpscale_crds::v1alpha1::{
-    Address, DataTierMode, DecisionRecord, KnobStatus, LoadBalancerMode, McpServer, McpServerStatus, ScalingStatus, TargetStatus,
+    Address, DataTierMode, DecisionRecord, KnobStatus, LoadBalancerMode, McpServer, McpServerStatus, ScalingStatus,
+    TargetStatus,
 };
 
 use super::{
@@ -55,7 +56,13 @@ pub fn status(facts: &Facts<'_>) -> McpServerStatus {
         observed_generation: facts.resource.metadata.generation,
         replicas: deployment.and_then(|d| d.replicas).unwrap_or(0),
         ready_replicas: deployment.and_then(|d| d.ready_replicas).unwrap_or(0),
-        selector: Some(selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")),
+        selector: Some(
+            selector
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect::<Vec<_>>()
+                .join(","),
+        ),
         address: Some(Address {
             url: format!(
                 "http://{name}.{}.svc.{}{}",
@@ -79,11 +86,19 @@ struct Verdict {
 
 impl Verdict {
     fn new(status: bool, reason: &str, message: impl Into<String>) -> Self {
-        Self { status: if status { "True" } else { "False" }, reason: reason.into(), message: message.into() }
+        Self {
+            status: if status { "True" } else { "False" },
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     fn unknown(reason: &str, message: impl Into<String>) -> Self {
-        Self { status: "Unknown", reason: reason.into(), message: message.into() }
+        Self {
+            status: "Unknown",
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -114,7 +129,10 @@ fn conditions(facts: &Facts<'_>, old: &McpServerStatus) -> Vec<Condition> {
     verdicts
         .into_iter()
         .map(|(kind, verdict)| match kept(kind, old).filter(|_| not_measured) {
-            Some(kept) => Condition { observed_generation: generation, ..kept },
+            Some(kept) => Condition {
+                observed_generation: generation,
+                ..kept
+            },
             None => condition(kind, verdict, old, generation, facts.now),
         })
         .collect()
@@ -123,12 +141,24 @@ fn conditions(facts: &Facts<'_>, old: &McpServerStatus) -> Vec<Condition> {
 /// What only the scaler can say stays as it was until it has spoken: a restart of the operator is no news.
 fn kept(kind: &str, old: &McpServerStatus) -> Option<Condition> {
     let measured = ["MetricsAvailable", "TargetsMet", "ScalingLimited"].contains(&kind);
-    old.conditions.iter().find(|condition| measured && condition.type_ == kind).cloned()
+    old.conditions
+        .iter()
+        .find(|condition| measured && condition.type_ == kind)
+        .cloned()
 }
 
 /// A condition keeps the time of its last flip.
-fn condition(kind: &str, verdict: Verdict, old: &McpServerStatus, generation: Option<i64>, now: Timestamp) -> Condition {
-    let flipped_at = old.conditions.iter().find(|c| c.type_ == kind && c.status == verdict.status);
+fn condition(
+    kind: &str,
+    verdict: Verdict,
+    old: &McpServerStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let flipped_at = old
+        .conditions
+        .iter()
+        .find(|c| c.type_ == kind && c.status == verdict.status);
     Condition {
         type_: kind.into(),
         status: verdict.status.into(),
@@ -146,9 +176,11 @@ fn whole_second(time: Timestamp) -> Timestamp {
 
 fn accepted(facts: &Facts<'_>) -> Verdict {
     match facts.outcome {
-        Ok(_) if facts.resource.spec.paused => {
-            Verdict::new(true, "Paused", "the resource is valid; spec.paused is set, so nothing is changed")
-        }
+        Ok(_) if facts.resource.spec.paused => Verdict::new(
+            true,
+            "Paused",
+            "the resource is valid; spec.paused is set, so nothing is changed",
+        ),
         Ok(_) => Verdict::new(true, "Valid", "the resource is valid"),
         Err(error) => Verdict::new(false, error.reason(), error.to_string()),
     }
@@ -166,7 +198,8 @@ fn stalled(facts: &Facts<'_>) -> Verdict {
 fn ready(facts: &Facts<'_>) -> Verdict {
     let observed = facts.observed;
     let server_ready = ready_replicas(observed.server.as_deref()) > 0;
-    let balanced = facts.resource.spec.load_balancer.mode == LoadBalancerMode::None || ready_replicas(observed.nginx.as_deref()) > 0;
+    let balanced = facts.resource.spec.load_balancer.mode == LoadBalancerMode::None
+        || ready_replicas(observed.nginx.as_deref()) > 0;
     if server_ready && balanced {
         return Verdict::new(true, "Serving", "clients are served");
     }
@@ -182,8 +215,14 @@ fn ready(facts: &Facts<'_>) -> Verdict {
         return Verdict::new(false, &verdict.reason, verdict.message);
     }
     if !server_ready {
-        let trouble = trouble(&observed.pods).map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        return Verdict::new(false, "WaitingForServer", format!("no server pod is ready yet{trouble}"));
+        let trouble = trouble(&observed.pods)
+            .map(|trouble| format!(": {trouble}"))
+            .unwrap_or_default();
+        return Verdict::new(
+            false,
+            "WaitingForServer",
+            format!("no server pod is ready yet{trouble}"),
+        );
     }
     Verdict::new(false, "WaitingForLoadBalancer", "no nginx pod is ready yet")
 }
@@ -193,10 +232,17 @@ fn trouble(pods: &[std::sync::Arc<Pod>]) -> Option<String> {
     let mut found: Vec<String> = pods
         .iter()
         .filter_map(|pod| pod.status.as_ref())
-        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten())
+        .flat_map(|status| {
+            status
+                .init_container_statuses
+                .iter()
+                .chain(&status.container_statuses)
+                .flatten()
+        })
         .filter_map(|container| {
             let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_ref()?;
-            (reason != "PodInitializing" && reason != "ContainerCreating").then(|| format!("container {}: {reason}", container.name))
+            (reason != "PodInitializing" && reason != "ContainerCreating")
+                .then(|| format!("container {}: {reason}", container.name))
         })
         .collect();
     found.extend(
@@ -219,7 +265,10 @@ fn data_tier_ready(facts: &Facts<'_>) -> Option<Verdict> {
         return None;
     }
     if let Err(error) = facts.outcome
-        && matches!(error, ValidateError::OrphanedData { .. } | ValidateError::DataVersion { .. })
+        && matches!(
+            error,
+            ValidateError::OrphanedData { .. } | ValidateError::DataVersion { .. }
+        )
     {
         return Some(Verdict::new(false, error.reason(), error.to_string()));
     }
@@ -233,11 +282,16 @@ fn data_tier_ready(facts: &Facts<'_>) -> Option<Verdict> {
 }
 
 fn ready_replicas(deployment: Option<&Deployment>) -> i32 {
-    deployment.and_then(|d| d.status.as_ref()).and_then(|status| status.ready_replicas).unwrap_or(0)
+    deployment
+        .and_then(|d| d.status.as_ref())
+        .and_then(|status| status.ready_replicas)
+        .unwrap_or(0)
 }
 
 fn stateful_set_ready(set: Option<&StatefulSet>) -> i32 {
-    set.and_then(|s| s.status.as_ref()).and_then(|status| status.ready_replicas).unwrap_or(0)
+    set.and_then(|s| s.status.as_ref())
+        .and_then(|status| status.ready_replicas)
+        .unwrap_or(0)
 }
 
 /// On the way to what the spec says. Scaling is not: a server that scales under load is not in change for those who wait
@@ -247,7 +301,10 @@ fn reconciling(facts: &Facts<'_>, ready: bool) -> Verdict {
         return Verdict::new(false, "NotReconciling", "nothing is being changed");
     }
     let deployments = [&facts.observed.server, &facts.observed.nginx, &facts.observed.redis];
-    let rolling = deployments.into_iter().flatten().any(|deployment| !rolled_out(deployment));
+    let rolling = deployments
+        .into_iter()
+        .flatten()
+        .any(|deployment| !rolled_out(deployment));
     if rolling {
         Verdict::new(true, "RollingOut", "pods of a new generation are taking over")
     } else if !ready {
@@ -266,22 +323,36 @@ fn metrics_available(facts: &Facts<'_>) -> Verdict {
         );
     }
     match facts.outlook {
-        Some(outlook) => Verdict::new(outlook.metrics.available, &outlook.metrics.reason, outlook.metrics.message.clone()),
+        Some(outlook) => Verdict::new(
+            outlook.metrics.available,
+            &outlook.metrics.reason,
+            outlook.metrics.message.clone(),
+        ),
         None => Verdict::unknown("NotMeasuredYet", "the server has not been measured yet"),
     }
 }
 
 fn targets_met(facts: &Facts<'_>) -> Option<Verdict> {
     facts.resource.spec.performance_targets.as_ref()?;
-    let targets = facts.outlook.map(|outlook| outlook.targets.as_slice()).unwrap_or_default();
+    let targets = facts
+        .outlook
+        .map(|outlook| outlook.targets.as_slice())
+        .unwrap_or_default();
     let names = |met: Option<bool>| -> Vec<&str> {
-        targets.iter().filter(|target| target.met == met).map(|target| target.name.as_str()).collect()
+        targets
+            .iter()
+            .filter(|target| target.met == met)
+            .map(|target| target.name.as_str())
+            .collect()
     };
     let (missed, unknown) = (names(Some(false)), names(None));
     Some(if !missed.is_empty() {
         Verdict::new(false, "TargetsMissed", format!("not met: {}", missed.join(", ")))
     } else if targets.is_empty() || !unknown.is_empty() {
-        Verdict::unknown("NotEnoughData", "not every target can be judged: too few requests, or no fresh metrics")
+        Verdict::unknown(
+            "NotEnoughData",
+            "not every target can be judged: too few requests, or no fresh metrics",
+        )
     } else {
         Verdict::new(true, "AllMet", "every declared target is met")
     })
@@ -290,7 +361,10 @@ fn targets_met(facts: &Facts<'_>) -> Option<Verdict> {
 fn scaling_limited(facts: &Facts<'_>) -> Option<Verdict> {
     facts.resource.spec.autoscaling.as_ref()?;
     let Some(outlook) = facts.outlook else {
-        return Some(Verdict::unknown("NotMeasuredYet", "the server has not been measured yet"));
+        return Some(Verdict::unknown(
+            "NotMeasuredYet",
+            "the server has not been measured yet",
+        ));
     };
     let decision = &outlook.decision;
     Some(if !decision.unreachable.is_empty() {
@@ -298,10 +372,17 @@ fn scaling_limited(facts: &Facts<'_>) -> Option<Verdict> {
         Verdict::new(
             true,
             "TargetUnreachable",
-            format!("no number of pods can meet latency {}: the calls themselves take longer; raise the bound or make the tools faster", quantiles.join(", ")),
+            format!(
+                "no number of pods can meet latency {}: the calls themselves take longer; raise the bound or make the tools faster",
+                quantiles.join(", ")
+            ),
         )
     } else if let Some(limit) = decision.limited_by {
-        Verdict::new(true, limit.as_str(), format!("the number of pods is held by {}", limit.as_str()))
+        Verdict::new(
+            true,
+            limit.as_str(),
+            format!("the number of pods is held by {}", limit.as_str()),
+        )
     } else {
         Verdict::new(false, "NotLimited", "the number of pods follows the demand")
     })
@@ -309,12 +390,19 @@ fn scaling_limited(facts: &Facts<'_>) -> Option<Verdict> {
 
 fn update_available(validated: &ValidatedServer) -> Verdict {
     if validated.updates.is_empty() {
-        Verdict::new(false, "UpToDate", "the images are those of this operator, or set by spec.image")
+        Verdict::new(
+            false,
+            "UpToDate",
+            "the images are those of this operator, or set by spec.image",
+        )
     } else {
         Verdict::new(
             true,
             "NewerDefaultImage",
-            format!("this operator has other default images; running pods keep theirs: {}", validated.updates.join(", ")),
+            format!(
+                "this operator has other default images; running pods keep theirs: {}",
+                validated.updates.join(", ")
+            ),
         )
     }
 }
@@ -356,19 +444,37 @@ fn significant(value: f64) -> String {
 /// Replicas knob and decisions. A decision is recorded when it asks for another number than the status says.
 fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
     let old = old.scaling.clone().unwrap_or_default();
-    let Ok((validated, plan)) = facts.outcome else { return Some(old).filter(|old| old.replicas.is_some()) };
+    let Ok((validated, plan)) = facts.outcome else {
+        return Some(old).filter(|old| old.replicas.is_some());
+    };
     let scaled = match validated.replicas {
         Replicas::Fixed(_) => return None,
         Replicas::Recommended(_) => false,
         Replicas::Scaled { .. } => true,
     };
-    let current = facts.observed.server.as_ref().and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
-    let current = if scaled { plan.replicas } else { current.unwrap_or(plan.replicas) };
+    let current = facts
+        .observed
+        .server
+        .as_ref()
+        .and_then(|d| d.spec.as_ref())
+        .and_then(|spec| spec.replicas);
+    let current = if scaled {
+        plan.replicas
+    } else {
+        current.unwrap_or(plan.replicas)
+    };
     let mut decisions = old.decisions;
     let Some(outlook) = facts.outlook else {
         let desired = old.replicas.as_ref().map_or(plan.replicas, |knob| knob.desired);
-        let knob = KnobStatus { current, desired: if scaled { plan.replicas } else { desired }, limited_by: None };
-        return Some(ScalingStatus { replicas: Some(knob), decisions });
+        let knob = KnobStatus {
+            current,
+            desired: if scaled { plan.replicas } else { desired },
+            limited_by: None,
+        };
+        return Some(ScalingStatus {
+            replicas: Some(knob),
+            decisions,
+        });
     };
     let decision = &outlook.decision;
     let desired = i32::try_from(decision.to).unwrap_or(i32::MAX);
@@ -384,6 +490,17 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
         decisions.insert(0, record);
         decisions.truncate(DECISIONS);
     }
-    let knob = KnobStatus { current, desired, limited_by: decision.limited_by.map(|limit| limit.as_str().to_owned()) };
-    Some(ScalingStatus { replicas: Some(knob), decisions })
+    let knob = KnobStatus {
+        current,
+        desired,
+        limited_by: decision.limited_by.map(|limit| limit.as_str().to_owned()),
+    };
+    Some(ScalingStatus {
+        replicas: Some(knob),
+        decisions,
+    })
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

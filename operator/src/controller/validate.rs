@@ -10,8 +10,8 @@ use mcpscale_autoscaler::{self as autoscaler, Balancing, LatencyTarget, Policy, 
 use mcpscale_crds::{
     ValueError, labels,
     v1alpha1::{
-        Autoscaling, Behavior, DataTierMode, KnobMode, LoadBalancer, LoadBalancerMode, MAX_NAME_LENGTH, McpServer, PodSettings,
-        PolicyKind, ScalingRules, SelectPolicy, ServerSettings, Storage,
+        Autoscaling, Behavior, DataTierMode, KnobMode, LoadBalancer, LoadBalancerMode, MAX_NAME_LENGTH, McpServer,
+        PodSettings, PolicyKind, ScalingRules, SelectPolicy, ServerSettings, Storage,
     },
 };
 use thiserror::Error;
@@ -119,14 +119,23 @@ pub enum ValidateError {
          starting with a letter"
     )]
     Name { name: String },
-    #[error("autoscaling.minReplicas {minimum} exceeds autoscaling.maxReplicas {maximum}: lower the one or raise the other")]
+    #[error(
+        "autoscaling.minReplicas {minimum} exceeds autoscaling.maxReplicas {maximum}: lower the one or raise the other"
+    )]
     Bounds { minimum: i32, maximum: i32 },
     #[error(
         "postgres.maxConnections {max_connections} is too small: {RESERVED_CONNECTIONS} are reserved, and the rest is shared by up to \
          {pods} pods ({replicas} replicas, {surge} surging in a rollout, {replicas} terminating), less than one connection for each; \
          set postgres.maxConnections to at least {needed}, or lower the greatest number of replicas to at most {affordable}"
     )]
-    ConnectionBudget { max_connections: i32, replicas: i32, surge: i32, pods: i32, needed: i32, affordable: i32 },
+    ConnectionBudget {
+        max_connections: i32,
+        replicas: i32,
+        surge: i32,
+        pods: i32,
+        needed: i32,
+        affordable: i32,
+    },
     #[error(
         "the claim {claim} in this namespace holds data of another McpServer (UID {owner}); it is left untouched. To start with an empty \
          database, delete the PersistentVolumeClaim and the Secret {claim} yourself, or give this McpServer another name"
@@ -138,7 +147,11 @@ pub enum ValidateError {
         postgres::MAJOR,
         postgres::PGDATA
     )]
-    DataVersion { claim: String, found: String, found_directory: String },
+    DataVersion {
+        claim: String,
+        found: String,
+        found_directory: String,
+    },
 }
 
 impl ValidateError {
@@ -158,7 +171,11 @@ impl ValidateError {
 ///
 /// # Errors
 /// When it cannot be built; the message says what to do.
-pub fn validate(resource: &McpServer, observed: &Observed, installation: &Installation) -> Result<ValidatedServer, ValidateError> {
+pub fn validate(
+    resource: &McpServer,
+    observed: &Observed,
+    installation: &Installation,
+) -> Result<ValidatedServer, ValidateError> {
     let spec = &resource.spec;
     let name = resource.name_any();
     let uid = resource.uid().unwrap_or_default();
@@ -224,7 +241,10 @@ pub fn connections_per_pod(max_connections: i32, replicas: i32) -> Result<i32, V
     if share >= 1 {
         return Ok(share);
     }
-    let affordable = (1..replicas).rev().find(|n| 2 * n + (n * SURGE_PERCENT + 99) / 100 <= budget).unwrap_or(0);
+    let affordable = (1..replicas)
+        .rev()
+        .find(|n| 2 * n + (n * SURGE_PERCENT + 99) / 100 <= budget)
+        .unwrap_or(0);
     Err(ValidateError::ConnectionBudget {
         max_connections,
         replicas,
@@ -239,17 +259,34 @@ fn validate_name(name: &str) -> Result<(), ValidateError> {
     let usable = name.len() <= MAX_NAME_LENGTH
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if usable { Ok(()) } else { Err(ValidateError::Name { name: name.into() }) }
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if usable {
+        Ok(())
+    } else {
+        Err(ValidateError::Name { name: name.into() })
+    }
 }
 
 fn validate_quantities(spec: &mcpscale_crds::v1alpha1::McpServerSpec) -> Result<(), ValidateError> {
     let check = |field: &'static str, quantity: &mcpscale_crds::Quantity| {
-        quantity.value().map(|_| ()).map_err(|source| ValidateError::Value { field, source })
+        quantity
+            .value()
+            .map(|_| ())
+            .map_err(|source| ValidateError::Value { field, source })
     };
     check("postgres.storage.size", &spec.postgres.storage.size)?;
-    spec.server.resources.requests.values().try_for_each(|q| check("server.resources.requests", q))?;
-    spec.server.resources.limits.values().try_for_each(|q| check("server.resources.limits", q))
+    spec.server
+        .resources
+        .requests
+        .values()
+        .try_for_each(|q| check("server.resources.requests", q))?;
+    spec.server
+        .resources
+        .limits
+        .values()
+        .try_for_each(|q| check("server.resources.limits", q))
 }
 
 fn replicas(fixed: Option<i32>, autoscaling: Option<&Autoscaling>) -> Result<Replicas, ValidateError> {
@@ -271,8 +308,14 @@ fn replicas(fixed: Option<i32>, autoscaling: Option<&Autoscaling>) -> Result<Rep
 fn validate_claim(claim: Option<&DataClaim>, uid: &str) -> Result<(), ValidateError> {
     let Some(claim) = claim else { return Ok(()) };
     if claim.owner_uid.as_deref() != Some(uid) {
-        let owner = claim.owner_uid.clone().unwrap_or_else(|| format!("none: it lacks the label {}", labels::OWNER_UID_KEY));
-        return Err(ValidateError::OrphanedData { claim: claim.name.clone(), owner });
+        let owner = claim
+            .owner_uid
+            .clone()
+            .unwrap_or_else(|| format!("none: it lacks the label {}", labels::OWNER_UID_KEY));
+        return Err(ValidateError::OrphanedData {
+            claim: claim.name.clone(),
+            owner,
+        });
     }
     if claim.postgres_major.as_deref() != Some(postgres::MAJOR) || claim.pgdata.as_deref() != Some(postgres::PGDATA) {
         return Err(ValidateError::DataVersion {
@@ -332,21 +375,37 @@ pub fn policy(resource: &McpServer, installation: &Installation) -> Result<Polic
         LoadBalancerMode::Nginx => spec.load_balancer.replicas,
         LoadBalancerMode::None => 0,
     };
-    let cpu_limit = spec.server.resources.limits.get("cpu").map(mcpscale_crds::Quantity::value).transpose();
+    let cpu_limit = spec
+        .server
+        .resources
+        .limits
+        .get("cpu")
+        .map(mcpscale_crds::Quantity::value)
+        .transpose();
     Ok(Policy {
         min_replicas: unsigned(minimum).max(1),
         max_replicas: unsigned(maximum).max(1),
         concurrency: unsigned(spec.server.concurrency).max(1),
         balancing: Balancing::of_load_balancers(unsigned(load_balancers)),
-        cpu_limit_cores: cpu_limit.map_err(|source| ValidateError::Value { field: "server.resources.limits.cpu", source })?,
+        cpu_limit_cores: cpu_limit.map_err(|source| ValidateError::Value {
+            field: "server.resources.limits.cpu",
+            source,
+        })?,
         scrape_interval_seconds: f64::from(installation.scrape_interval_seconds),
         targets: targets(resource)?,
-        behavior: spec.autoscaling.as_ref().and_then(|a| a.behavior.as_ref()).map(behavior).unwrap_or_default(),
+        behavior: spec
+            .autoscaling
+            .as_ref()
+            .and_then(|a| a.behavior.as_ref())
+            .map(behavior)
+            .unwrap_or_default(),
     })
 }
 
 fn targets(resource: &McpServer) -> Result<Targets, ValidateError> {
-    let Some(declared) = &resource.spec.performance_targets else { return Ok(Targets::default()) };
+    let Some(declared) = &resource.spec.performance_targets else {
+        return Ok(Targets::default());
+    };
     let mut latency = Vec::new();
     if let Some(bounds) = &declared.latency {
         let quantiles = [
@@ -357,15 +416,25 @@ fn targets(resource: &McpServer) -> Result<Targets, ValidateError> {
         for (field, quantile, bound) in quantiles {
             if let Some(bound) = bound {
                 let bound = bound.parse().map_err(|source| ValidateError::Value { field, source })?;
-                latency.push(LatencyTarget { quantile, bound_seconds: bound.as_secs_f64() });
+                latency.push(LatencyTarget {
+                    quantile,
+                    bound_seconds: bound.as_secs_f64(),
+                });
             }
         }
     }
-    let error_rate = declared.error_rate.as_ref().map(mcpscale_crds::Percent::ratio).transpose();
+    let error_rate = declared
+        .error_rate
+        .as_ref()
+        .map(mcpscale_crds::Percent::ratio)
+        .transpose();
     Ok(Targets {
         latency,
         requests_per_second: declared.requests_per_second.map(f64::from),
-        error_rate: error_rate.map_err(|source| ValidateError::Value { field: "performanceTargets.errorRate", source })?,
+        error_rate: error_rate.map_err(|source| ValidateError::Value {
+            field: "performanceTargets.errorRate",
+            source,
+        })?,
     })
 }
 
@@ -403,4 +472,202 @@ fn rules(declared: &ScalingRules) -> autoscaler::ScalingRules {
 /// The schema keeps these from being negative.
 fn unsigned(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::controller::{
+        dereference::RunningImages,
+        test_support::{installation, server, validated},
+    };
+
+    /// What a user loses without it: `too many clients`, at the worst moment of a rollout.
+    #[test]
+    fn connections_are_shared_over_all_pods_that_there_can_ever_be() {
+        let cases = [
+            (200, 1, Some(63)),
+            (200, 20, Some(4)),
+            (100, 6, Some(6)),
+            (50, 17, Some(1)),
+            (50, 18, None),
+            (20, 100, None),
+        ];
+        for (max_connections, replicas, expected) in cases {
+            let share = connections_per_pod(max_connections, replicas).ok();
+            assert_eq!(share, expected, "{max_connections} connections, {replicas} replicas");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_budget_holds_whatever_is_declared(max_connections in 20..5000_i32, replicas in 0..1000_i32) {
+            match connections_per_pod(max_connections, replicas) {
+                Ok(share) => {
+                    let surge = (replicas + 3) / 4;
+                    prop_assert!(share >= 1);
+                    prop_assert!(share * (2 * replicas + surge) <= max_connections - RESERVED_CONNECTIONS);
+                }
+                Err(ValidateError::ConnectionBudget { needed, affordable, .. }) => {
+                    prop_assert!(connections_per_pod(needed, replicas).is_ok(), "the advice does not help");
+                    prop_assert!(affordable == 0 || connections_per_pod(max_connections, affordable).is_ok());
+                    prop_assert!(connections_per_pod(max_connections, affordable + 1).is_err());
+                }
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_admission_would_refuse_is_refused_here_too() {
+        let cases = [
+            (
+                "{performanceTargets: {latency: {p95: soon}}}",
+                "performanceTargets.latency.p95",
+            ),
+            (
+                "{performanceTargets: {errorRate: 200%}}",
+                "performanceTargets.errorRate",
+            ),
+            (
+                "{autoscaling: {minReplicas: 3, maxReplicas: 2}}",
+                "exceeds autoscaling.maxReplicas",
+            ),
+            (
+                "{server: {resources: {limits: {cpu: much}}}}",
+                "server.resources.limits",
+            ),
+            ("{postgres: {storage: {size: big}}}", "postgres.storage.size"),
+        ];
+        for (spec, expected) in cases {
+            let error = validate(&server(spec), &Observed::default(), &installation()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{spec}: {error}");
+            assert_eq!(error.reason(), "InvalidSpec", "{spec}");
+        }
+    }
+
+    fn claim(owner: Option<&str>, major: &str) -> Observed {
+        let data_claim = DataClaim {
+            name: "context-postgres".into(),
+            owner_uid: owner.map(Into::into),
+            postgres_major: Some(major.into()),
+            pgdata: Some(postgres::PGDATA.into()),
+        };
+        Observed {
+            data_claim: Some(data_claim),
+            ..Observed::default()
+        }
+    }
+
+    /// What a user loses without it: another's data, or a database that a wrong Postgres starts on.
+    #[test]
+    fn data_of_others_is_never_taken() {
+        let cases = [
+            ("our own", claim(Some("u-1"), postgres::MAJOR), None),
+            (
+                "another's",
+                claim(Some("u-0"), postgres::MAJOR),
+                Some("OrphanedDataFound"),
+            ),
+            ("nobody's", claim(None, postgres::MAJOR), Some("OrphanedDataFound")),
+            (
+                "of an older Postgres",
+                claim(Some("u-1"), "17"),
+                Some("DataVersionMismatch"),
+            ),
+        ];
+        for (name, observed, expected) in cases {
+            let reason = validate(&server("{}"), &observed, &installation())
+                .err()
+                .map(|error| error.reason());
+            assert_eq!(reason, expected, "{name}");
+        }
+    }
+
+    /// What a user loses without it: an upgrade of the operator rolls every pod of every server.
+    #[test]
+    fn a_running_image_stays_until_another_is_set() {
+        let running = RunningImages {
+            server: Some("mcpscale/mcp-server:0.0.9".into()),
+            ..RunningImages::default()
+        };
+        let observed = Observed {
+            images: running,
+            ..Observed::default()
+        };
+        let kept = validate(&server("{}"), &observed, &installation()).unwrap();
+        assert_eq!(kept.images.server, "mcpscale/mcp-server:0.0.9");
+        assert_eq!(kept.updates, ["server: mcpscale/mcp-server:0.1.0"]);
+        assert!(kept.implements_tuning_contract, "another version of the default image");
+        let set = validate(&server("{image: \"registry:5000/own:1\"}"), &observed, &installation()).unwrap();
+        assert_eq!(set.images.server, "registry:5000/own:1");
+        assert!(set.updates.is_empty());
+        assert!(!set.implements_tuning_contract);
+    }
+
+    #[test]
+    fn replicas_come_from_whom_the_resource_names() {
+        let cases = [
+            ("{}", Replicas::Fixed(1)),
+            ("{replicas: 0}", Replicas::Fixed(0)),
+            ("{replicas: 3}", Replicas::Fixed(3)),
+            (
+                "{autoscaling: {minReplicas: 2, maxReplicas: 5}}",
+                Replicas::Scaled { minimum: 2, maximum: 5 },
+            ),
+            (
+                "{autoscaling: {minReplicas: 2, maxReplicas: 5, replicas: {mode: Recommend}}}",
+                Replicas::Recommended(2),
+            ),
+            (
+                "{replicas: 4, autoscaling: {maxReplicas: 5, replicas: {mode: Off}}}",
+                Replicas::Fixed(4),
+            ),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(validated(spec).replicas, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn the_policy_carries_the_declared_units_over() {
+        let spec = "{performanceTargets: {latency: {p95: 100ms}, errorRate: 0.1%, requestsPerSecond: 50}, \
+                    server: {concurrency: 8, resources: {limits: {cpu: 500m}}}, loadBalancer: {replicas: 1}, \
+                    autoscaling: {maxReplicas: 4, behavior: {scaleDown: {stabilizationWindowSeconds: 30}}}}"
+            .replace("\\\n", "");
+        let policy = policy(&server(&spec), &installation()).unwrap();
+        assert_eq!(
+            policy.targets.latency,
+            [LatencyTarget {
+                quantile: Quantile::P95,
+                bound_seconds: 0.1
+            }]
+        );
+        assert_eq!(
+            (policy.targets.error_rate, policy.targets.requests_per_second),
+            (Some(0.001), Some(50.0))
+        );
+        assert_eq!((policy.concurrency, policy.cpu_limit_cores), (8, Some(0.5)));
+        assert_eq!((policy.min_replicas, policy.max_replicas), (1, 4));
+        assert_eq!(policy.balancing, Balancing::LeastConnections);
+        assert_eq!(
+            policy.behavior.scale_down.unwrap().stabilization_window_seconds,
+            Some(30)
+        );
+    }
+
+    #[test]
+    fn an_image_is_told_from_its_tag() {
+        let cases = [
+            ("a/b:1", "a/b"),
+            ("r:5000/a/b", "r:5000/a/b"),
+            ("r:5000/a/b:1@sha256:00", "r:5000/a/b"),
+            ("a", "a"),
+        ];
+        for (image, expected) in cases {
+            assert_eq!(repository(image), expected, "{image}");
+        }
+    }
 }

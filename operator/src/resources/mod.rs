@@ -107,9 +107,13 @@ pub fn component_name(server: &str, component: Component) -> String {
 /// Labels by which a tier's pods are selected. They never change: selectors are immutable.
 #[must_use]
 pub fn selector_labels(server: &str, component: Component) -> BTreeMap<String, String> {
-    [(labels::NAME_KEY, labels::NAME), (labels::INSTANCE_KEY, server), (labels::COMPONENT_KEY, component.as_str())]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+    [
+        (labels::NAME_KEY, labels::NAME),
+        (labels::INSTANCE_KEY, server),
+        (labels::COMPONENT_KEY, component.as_str()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// Labels of a tier's objects and pods.
@@ -141,7 +145,11 @@ pub fn child(server: &ValidatedServer, kind: ChildKind, component: Component, na
     }
     let mut body = json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata});
     merge(&mut body, fields);
-    Child { kind, name: name.to_owned(), body }
+    Child {
+        kind,
+        name: name.to_owned(),
+        body,
+    }
 }
 
 /// Merges objects recursively; anything else in `addition` replaces what `base` has.
@@ -261,5 +269,8 @@ pub fn service_account(server: &ValidatedServer) -> Child {
 /// First ten hexadecimal digits of the SHA-256 of a text: the suffix of objects that are named by their content.
 #[must_use]
 pub fn content_hash(content: &str) -> String {
-    hex::encode(Sha256::digest(content.as_bytes())).chars().take(10).collect()
+    hex::encode(Sha256::digest(content.as_bytes()))
+        .chars()
+        .take(10)
+        .collect()
 }

@@ -4,9 +4,9 @@ use mcpscale_crds::v1alpha1::LoadBalancerMode;
 use serde_json::{Value, json};
 
 use super::{
-    Child, ChildKind, Component, child, component_name, container_security,
+    Child, ChildKind, Component, child, component_name, container_security, content_hash,
     nginx_config::{self, PORT, RESOLVE_SECONDS, RUN, SHUTDOWN_SECONDS, STATUS_PORT},
-    content_hash, pod_metadata, pod_spec, selector_labels, spread,
+    pod_metadata, pod_spec, selector_labels, spread,
 };
 use crate::controller::validate::ValidatedServer;
 
@@ -54,7 +54,11 @@ pub fn build(server: &ValidatedServer) -> Vec<Child> {
 /// Name of the configuration, which says its content: a change makes a new object and rolls the pods, and going back is
 /// a name.
 fn configuration_name(server: &ValidatedServer) -> String {
-    format!("{}-{}", component_name(&server.name, Component::Nginx), content_hash(&nginx_config::render(server)))
+    format!(
+        "{}-{}",
+        component_name(&server.name, Component::Nginx),
+        content_hash(&nginx_config::render(server))
+    )
 }
 
 fn configuration(server: &ValidatedServer) -> Child {
@@ -108,7 +112,10 @@ fn prepare_container(server: &ValidatedServer) -> Value {
 
 fn container(server: &ValidatedServer) -> Value {
     let probe = |path: &str, fields: Value| {
-        super::redis::with(&json!({"httpGet": {"path": path, "port": "status"}, "timeoutSeconds": 3}), fields)
+        super::redis::with(
+            &json!({"httpGet": {"path": path, "port": "status"}, "timeoutSeconds": 3}),
+            fields,
+        )
     };
     json!({
         "name": "nginx",

@@ -5,8 +5,8 @@ use mcpscale_crds::labels;
 use serde_json::{Value, json};
 
 use super::{
-    Child, ChildKind, Component, child, component_name, container_security, content_hash, pod_metadata, pod_spec, redis::with,
-    selector_labels,
+    Child, ChildKind, Component, child, component_name, container_security, content_hash, pod_metadata, pod_spec,
+    redis::with, selector_labels,
 };
 use crate::controller::validate::{EmbeddedPostgres, ValidatedServer};
 
@@ -52,7 +52,12 @@ echo "the data directory was made"
 /// Claim, Service and StatefulSet. The Secret is made apart, because it is written once and never read.
 #[must_use]
 pub fn build(server: &ValidatedServer, postgres: &EmbeddedPostgres) -> Vec<Child> {
-    vec![claim(server, postgres), configuration(server, postgres), service(server), stateful_set(server, postgres)]
+    vec![
+        claim(server, postgres),
+        configuration(server, postgres),
+        service(server),
+        stateful_set(server, postgres),
+    ]
 }
 
 /// The Secret with the credentials of the server's role. Written create-only: an existing one is never replaced.
@@ -109,7 +114,11 @@ fn settings(postgres: &EmbeddedPostgres) -> String {
 }
 
 fn configuration_name(server: &ValidatedServer, postgres: &EmbeddedPostgres) -> String {
-    format!("{}-{}", component_name(&server.name, Component::Postgres), content_hash(&settings(postgres)))
+    format!(
+        "{}-{}",
+        component_name(&server.name, Component::Postgres),
+        content_hash(&settings(postgres))
+    )
 }
 
 fn configuration(server: &ValidatedServer, postgres: &EmbeddedPostgres) -> Child {

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::{Child, ChildKind, Component, child, component_name, container_security, pod_metadata, pod_spec, selector_labels};
+use super::{
+    Child, ChildKind, Component, child, component_name, container_security, pod_metadata, pod_spec, selector_labels,
+};
 use crate::controller::validate::ValidatedServer;
 
 /// Port of the Redis protocol.

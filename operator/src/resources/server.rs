@@ -4,8 +4,8 @@ use mcpscale_crds::v1alpha1::{EnvironmentSource, EnvironmentVariable, KeyReferen
 use serde_json::{Value, json};
 
 use super::{
-    Child, ChildKind, Component, child, component_name, container_security, pod_metadata, pod_spec, postgres, redis, redis::with,
-    selector_labels, spread,
+    Child, ChildKind, Component, child, component_name, container_security, pod_metadata, pod_spec, postgres, redis,
+    redis::with, selector_labels, spread,
 };
 use crate::controller::validate::ValidatedServer;
 
@@ -118,14 +118,29 @@ fn container(server: &ValidatedServer) -> Value {
             {"name": "metrics", "containerPort": METRICS_PORT},
             {"name": "admin", "containerPort": ADMIN_PORT},
         ]);
-        [json!({"httpGet": {"path": "/readyz", "port": "metrics"}}), json!({"httpGet": {"path": "/healthz", "port": "metrics"}})]
+        [
+            json!({"httpGet": {"path": "/readyz", "port": "metrics"}}),
+            json!({"httpGet": {"path": "/healthz", "port": "metrics"}}),
+        ]
     } else {
-        [json!({"tcpSocket": {"port": "mcp"}}), json!({"tcpSocket": {"port": "mcp"}})]
+        [
+            json!({"tcpSocket": {"port": "mcp"}}),
+            json!({"tcpSocket": {"port": "mcp"}}),
+        ]
     };
     let [ready, alive] = probes;
-    container["startupProbe"] = with(&alive, json!({"periodSeconds": 1, "failureThreshold": 120, "timeoutSeconds": 2}));
-    container["readinessProbe"] = with(&ready, json!({"periodSeconds": 2, "failureThreshold": 3, "timeoutSeconds": 2}));
-    container["livenessProbe"] = with(&alive, json!({"periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5}));
+    container["startupProbe"] = with(
+        &alive,
+        json!({"periodSeconds": 1, "failureThreshold": 120, "timeoutSeconds": 2}),
+    );
+    container["readinessProbe"] = with(
+        &ready,
+        json!({"periodSeconds": 2, "failureThreshold": 3, "timeoutSeconds": 2}),
+    );
+    container["livenessProbe"] = with(
+        &alive,
+        json!({"periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 5}),
+    );
     container
 }
 
@@ -150,9 +165,7 @@ fn environment(server: &ValidatedServer) -> Value {
     }
     if server.postgres.is_some() {
         let name = component_name(&server.name, Component::Postgres);
-        let secret = |variable: &str, key: &str| {
-            json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
-        };
+        let secret = |variable: &str, key: &str| json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}});
         all.extend([
             json!({"name": "PGHOST", "value": name}),
             json!({"name": "PGPORT", "value": postgres::PORT.to_string()}),

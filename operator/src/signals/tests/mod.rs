@@ -1,0 +1,5 @@
+//! Tests of the signals, on the JSON that Prometheus really answers with.
+
+mod answers;
+mod server;
+mod source;
