@@ -29,15 +29,13 @@ impl Default for TimeLimits {
 /// Why nothing could be sensed in a tick.
 #[derive(Debug, Error)]
 pub enum SignalError {
-    /// The configured address is no URL.
-    #[error(
-        "the Prometheus URL {url:?} is not usable ({source}); set --prometheus-url to one like http://prometheus:9090"
-    )]
+    /// The configured address is no HTTP URL.
+    #[error("{url:?} is no usable Prometheus URL ({detail}); set --prometheus-url to one like http://prometheus:9090")]
     InvalidUrl {
         /// The configured text.
         url: String,
-        /// What the parser says.
-        source: Box<QueryError>,
+        /// What is wrong with it.
+        detail: String,
     },
     /// The HTTP client could not be set up.
     #[error("the HTTP client for Prometheus could not be set up: {0}")]
@@ -106,7 +104,7 @@ impl PrometheusSource {
     /// Prepares queries to the Prometheus at `url` that scrapes every `scrape_interval`. Connects to nothing yet.
     ///
     /// # Errors
-    /// [`SignalError::InvalidUrl`] when `url` is no URL, [`SignalError::Client`] when TLS cannot be set up.
+    /// [`SignalError::InvalidUrl`] when `url` is no HTTP URL, [`SignalError::Client`] when TLS cannot be set up.
     pub fn new(url: &str, scrape_interval: Duration, limits: TimeLimits) -> Result<Self, SignalError> {
         // Environment proxies are for traffic that leaves the cluster; a redirect leads to a login page, not to metrics.
         let http = reqwest::Client::builder()
@@ -116,10 +114,14 @@ impl PrometheusSource {
             .timeout(limits.total)
             .build()
             .map_err(SignalError::Client)?;
-        let client = Client::from(http, url).map_err(|source| SignalError::InvalidUrl {
+        let invalid = |detail: String| SignalError::InvalidUrl {
             url: url.to_owned(),
-            source: Box::new(source),
-        })?;
+            detail,
+        };
+        let client = Client::from(http, url).map_err(|error| invalid(innermost(&error).to_string()))?;
+        if !matches!(client.base_url().scheme(), "http" | "https") {
+            return Err(invalid("it starts with neither http:// nor https://".to_owned()));
+        }
         let spans = Spans::of_scrape_interval(scrape_interval.as_secs_f64());
         Ok(Self {
             client,
@@ -176,12 +178,6 @@ impl PrometheusSource {
         let url = self.url.clone();
         let client_error = match error {
             QueryError::Client(client_error) => client_error,
-            QueryError::ParseUrl(_) => {
-                return SignalError::InvalidUrl {
-                    url,
-                    source: Box::new(error),
-                };
-            }
             other => {
                 return SignalError::Refused {
                     url,
@@ -207,7 +203,7 @@ impl PrometheusSource {
                 detail: format!("HTTP {status}"),
             };
         }
-        let detail = innermost(cause);
+        let detail = innermost(cause).to_string();
         if cause.is_decode() {
             return SignalError::InvalidAnswer { url, detail };
         }
@@ -216,10 +212,8 @@ impl PrometheusSource {
 }
 
 /// The last cause of a chain: "connection refused" says more than "error sending request".
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .unwrap_or(error)
 }

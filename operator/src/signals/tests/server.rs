@@ -334,7 +334,7 @@ async fn rates_survive_starts_restarts_and_gaps() {
                     OFFERED,
                     "a",
                     &scrapes(|time| {
-                        if time > NOW - 11.0 {
+                        if time > NOW - 12.0 {
                             10.0 * (time - NOW + 11.0)
                         } else {
                             5_000.0

@@ -92,11 +92,17 @@ async fn nobody_listening_is_unreachable() {
 
 #[test]
 fn a_bad_url_is_refused_at_start() {
-    let error = PrometheusSource::new("prometheus:port", Duration::from_secs(5), TimeLimits::default());
-    assert_eq!(error.err().map(|error| error.reason()), Some("PrometheusUrlInvalid"));
+    for url in ["", "prometheus", "prometheus:9090", "http://", "file:///prometheus"] {
+        let error = PrometheusSource::new(url, Duration::from_secs(5), TimeLimits::default()).err();
+        assert_eq!(
+            error.map(|error| error.reason()),
+            Some("PrometheusUrlInvalid"),
+            "{url:?}"
+        );
+    }
 }
 
-/// A thousand servers must not send a thousand queries: the mock expects each of the two queries exactly once.
+/// A thousand servers must not send a thousand queries.
 #[tokio::test]
 async fn the_number_of_queries_does_not_depend_on_the_pods() {
     for pods in [0, 1, 300] {
@@ -105,7 +111,8 @@ async fn the_number_of_queries_does_not_depend_on_the_pods() {
         let sums: Vec<Value> = names.iter().flat_map(|pod| distributions(pod)).collect();
         let server = prometheus(answer("matrix", &raw), answer("vector", &sums)).await;
         source(&server.uri()).sense(NOW).await.expect("answered");
-        server.verify().await;
+        let requests = server.received_requests().await.expect("recorded");
+        assert_eq!(requests.len(), 2, "{pods} pods");
     }
 }
 
