@@ -10,11 +10,14 @@ use sha2::{Digest, Sha256};
 
 use crate::HarnessError;
 
-/// The folder of the repository, as it was when the harness was compiled.
+/// The folder of the repository: that of the sources cargo runs, else that of the sources this was compiled from.
 #[must_use]
 pub fn repository() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests).to_path_buf()
+    let tests = match (env::var("CARGO_PKG_NAME").as_deref(), env::var_os("CARGO_MANIFEST_DIR")) {
+        (Ok("mcpscale-tests"), Some(folder)) => PathBuf::from(folder),
+        _ => PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+    };
+    tests.parent().unwrap_or(&tests).to_path_buf()
 }
 
 /// The user's cache folder of this project: `$XDG_CACHE_HOME/mcpscale`, else `~/.cache/mcpscale`.

@@ -17,11 +17,25 @@ pub const OPERATOR: &str = "system:serviceaccount:mcpscale-system:mcpscale";
 pub async fn install(cluster: &Cluster, values: &[&str]) -> Result<(), HarnessError> {
     let crds = repository().join("charts/mcpscale-crds").display().to_string();
     let chart = repository().join("charts/mcpscale").display().to_string();
-    let create = ["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"];
+    let create = [
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "120s",
+    ];
     let mut arguments = vec!["upgrade", "--install", "mcpscale-crds", crds.as_str()];
     arguments.extend(create);
     cluster.helm(&arguments).await?;
-    let mut arguments = vec!["upgrade", "--install", "mcpscale", chart.as_str(), "--set", "prometheus.install=true"];
+    let mut arguments = vec![
+        "upgrade",
+        "--install",
+        "mcpscale",
+        chart.as_str(),
+        "--set",
+        "prometheus.install=true",
+    ];
     arguments.extend(create);
     for value in values {
         arguments.extend(["--set", value]);
@@ -32,5 +46,8 @@ pub async fn install(cluster: &Cluster, values: &[&str]) -> Result<(), HarnessEr
 /// The folder of the sources that this was built from.
 #[must_use]
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_owned()
 }

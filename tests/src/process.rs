@@ -16,7 +16,7 @@ use std::{
 use nix::{
     sys::{
         signal::{Signal, kill},
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
@@ -60,18 +60,15 @@ impl ProcessId {
         })
     }
 
-    /// Whether the process still runs. A dead one that nobody has waited for yet does not run.
+    /// Whether the process still runs. A dead one that its parent has not waited for does not run.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        match (Self::of(self.pid), Stat::read(self.pid)) {
-            (Some(now), Some(stat)) if now == *self && stat.state == 'Z' => {
-                // Takes the zombie away if it is our own child; if it is not, its parent does.
-                let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
-                false
-            }
-            (Some(now), _) => now == *self,
-            _ => false,
+        if Self::of(self.pid).as_ref() != Some(self) {
+            return false;
         }
+        let is_zombie = Stat::read(self.pid).is_none_or(|stat| stat.state == 'Z');
+        // Takes the zombie away if it is our own child. Its first thread may be dead and others not yet.
+        !is_zombie || waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
     }
 
     /// Sends `signal` if the process still runs.

@@ -27,13 +27,14 @@ pub async fn eventually<T, E: Display>(
         match tokio::time::timeout(left, attempt()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(seen)) => last = seen.to_string(),
-            Err(_) => {
-                return Err(HarnessError::Timeout {
-                    what: what.to_owned(),
-                    waited: start.elapsed(),
-                    last,
-                });
-            }
+            Err(_) => {}
+        }
+        if start.elapsed() >= deadline {
+            return Err(HarnessError::Timeout {
+                what: what.to_owned(),
+                waited: start.elapsed(),
+                last,
+            });
         }
         tokio::time::sleep(PAUSE.min(deadline.saturating_sub(start.elapsed()))).await;
     }

@@ -96,15 +96,21 @@ fn debootstrap(suite: &str, packages: &[&str], root: &Path) -> Result<(), Harnes
 
 /// The address of the Debian mirror that this machine's package manager is set to use.
 fn mirror() -> Result<String, HarnessError> {
-    let listed = run(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Origin: Debian"]))?;
+    let listed = |filter: &[&str]| {
+        run(Command::new("apt-get")
+            .args(["indextargets", "--format", "$(REPO_URI)"])
+            .args(filter))
+    };
     // Security updates come from a mirror of their own, which has no other suites.
-    listed
-        .lines()
-        .find(|address| !address.contains("security"))
-        .map(str::to_owned)
-        .ok_or_else(|| {
-            HarnessError::Unusable("this machine has no Debian mirror: run `apt-get update` on Debian as root".into())
-        })
+    let first = |addresses: String, ending: &str| {
+        let mut lines = addresses.lines().map(|line| line.trim_end_matches('/'));
+        lines
+            .find(|address| !address.contains("security") && address.ends_with(ending))
+            .map(str::to_owned)
+    };
+    // Who is behind a mirror is known only once its lists are there; before that its path has to tell.
+    let mirror = first(listed(&["Origin: Debian"])?, "").or(first(listed(&[])?, "/debian"));
+    mirror.ok_or_else(|| HarnessError::Unusable("this machine's package manager knows no Debian mirror".into()))
 }
 
 /// Packs the system at `root` as a layer.
