@@ -108,3 +108,9 @@ pub fn settled(replicas: u32, calls_per_second: f64, policy: &Policy) -> (State,
     }
     (state, time)
 }
+
+/// A server of ten replicas that was busy and now idles, long enough for a decrease: what would lower it?
+pub fn idle_since_long(policy: &Policy) -> (State, Snapshot) {
+    let (state, time) = settled(10, 20.0, policy);
+    (state, snapshot(time, 10, 20.0))
+}

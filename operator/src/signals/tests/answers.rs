@@ -1,7 +1,8 @@
-//! Answers of the Prometheus API, and a Prometheus that gives them.
+//! Answers of the Prometheus API, a Prometheus that gives them, and what comes out of them.
 
 use crate::signals::query::metric::{BUSY_SECONDS, CPU_SECONDS, OFFERED, SHED, START_TIME};
-use crate::signals::{ClusterSignals, PrometheusSource, TimeLimits};
+use crate::signals::{ClusterSignals, LivePod, PrometheusSource, TimeLimits};
+use mcpscale_autoscaler::{Demand, Signals};
 use serde_json::{Value, json};
 use std::time::Duration;
 use wiremock::matchers::{body_string_contains, method, path};
@@ -79,7 +80,8 @@ pub fn answer(kind: &str, result: &[Value]) -> ResponseTemplate {
 
 /// A Prometheus that gives these two answers, each at most once: a failure of one may come before the other is asked.
 pub async fn prometheus(counters: ResponseTemplate, distributions: ResponseTemplate) -> MockServer {
-    let server = MockServer::start().await;
+    // Not one from the pool: a query that an earlier test gave up may still arrive there.
+    let server = MockServer::builder().start().await;
     for (marker, response) in [
         ("mcp_requests_offered_total", counters),
         ("label_replace", distributions),
@@ -108,4 +110,26 @@ pub async fn sensed(counters: &[Value], distributions: &[Value]) -> ClusterSigna
         .sense(NOW)
         .await
         .expect("both queries are answered")
+}
+
+/// The signals of the server with these pods.
+pub async fn signals_of(pods: &[LivePod<'_>], counters: &[Value], distributions: &[Value]) -> Signals {
+    sensed(counters, distributions).await.for_server("agents", pods)
+}
+
+/// The demand, which must be fresh.
+pub fn demand(signals: &Signals) -> Demand {
+    *signals.demand.usable().expect("the demand is fresh")
+}
+
+/// Equal but for one percent.
+pub fn close(found: f64, expected: f64) -> bool {
+    (found - expected).abs() <= 0.01 * expected.abs()
+}
+
+/// Replaces the samples of one metric of one pod.
+pub fn replace(mut raw: Vec<Value>, name: &str, pod: &str, samples: &[(f64, f64)]) -> Vec<Value> {
+    raw.retain(|one| one["metric"]["__name__"] != name);
+    raw.push(series(name, pod, samples));
+    raw
 }

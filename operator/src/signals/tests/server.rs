@@ -1,8 +1,10 @@
 //! From series to the signals of one server.
 
-use super::answers::{NOW, SCRAPE, counters, distribution, distributions, scrapes, sensed, series};
+use super::answers::{
+    NOW, SCRAPE, close, counters, demand, distribution, distributions, replace, scrapes, sensed, series, signals_of,
+};
 use crate::signals::LivePod;
-use crate::signals::query::metric::{BUSY_SECONDS, OFFERED, SHED, START_TIME};
+use crate::signals::query::metric::{BUSY_SECONDS, OFFERED, SHED};
 use mcpscale_autoscaler::{Bucket, Demand, Histogram, Outcomes, SignalState, Signals};
 use serde_json::Value;
 
@@ -12,18 +14,6 @@ fn old(name: &str) -> LivePod<'_> {
         name,
         started_at: NOW - 1_001.0,
     }
-}
-
-async fn signals_of(pods: &[LivePod<'_>], counters: &[Value], distributions: &[Value]) -> Signals {
-    sensed(counters, distributions).await.for_server("agents", pods)
-}
-
-fn demand(signals: &Signals) -> Demand {
-    *signals.demand.usable().expect("the demand is fresh")
-}
-
-fn close(found: f64, expected: f64) -> bool {
-    (found - expected).abs() <= 0.01 * expected.abs()
 }
 
 #[tokio::test]
@@ -111,13 +101,6 @@ async fn fresh_counters_that_stand_still_are_a_true_zero() {
         SignalState::Missing,
         "calls without a histogram are missing data"
     );
-}
-
-/// Replaces the samples of one metric of one pod.
-fn replace(mut raw: Vec<Value>, name: &str, pod: &str, samples: &[(f64, f64)]) -> Vec<Value> {
-    raw.retain(|one| one["metric"]["__name__"] != name);
-    raw.push(series(name, pod, samples));
-    raw
 }
 
 /// One spoiled pod alone leaves no value, and the state says what is wrong.
@@ -225,155 +208,6 @@ async fn pods_that_are_gone_and_other_namespaces_do_not_count() {
             .is_some_and(|calls| close(calls.count(), 100.0))
     );
     assert_eq!(cluster.for_server("elsewhere", &[old("live")]), Signals::missing(1));
-}
-
-/// The raw counters of a pod whose process started at `start` and takes ten calls a second from then on.
-fn started(pod: &str, start: f64) -> Vec<Value> {
-    let samples = |rate: f64| -> Vec<(f64, f64)> {
-        scrapes(move |time| rate * (time - start))
-            .into_iter()
-            .filter(|(time, _)| *time > start)
-            .collect()
-    };
-    vec![
-        series(OFFERED, pod, &samples(10.0)),
-        series(SHED, pod, &samples(0.0)),
-        series(BUSY_SECONDS, pod, &samples(1.0)),
-        series(
-            START_TIME,
-            pod,
-            &samples(0.0).iter().map(|(time, _)| (*time, start)).collect::<Vec<_>>(),
-        ),
-    ]
-}
-
-/// The mean over the window must hold the work that was done in it: no more, no less.
-#[tokio::test]
-async fn rates_survive_starts_restarts_and_gaps() {
-    let restart = NOW - 11.0;
-    // 300 calls before the restart within the window's 30 s would be 10 a second throughout.
-    let reset = |rate: f64| {
-        scrapes(|time| {
-            if time > restart {
-                rate * (time - restart)
-            } else {
-                rate * (time - NOW + 1_000.0)
-            }
-        })
-    };
-    let restarted = vec![
-        series(OFFERED, "a", &reset(10.0)),
-        series(SHED, "a", &reset(0.0)),
-        series(BUSY_SECONDS, "a", &reset(1.0)),
-        series(
-            START_TIME,
-            "a",
-            &scrapes(|time| if time > restart { restart } else { NOW - 1_000.0 }),
-        ),
-    ];
-    let race = scrapes(|time| if time > NOW - 8.0 { 999.0 } else { 1_000.0 });
-    let moved = |name: &str, rate: f64| -> Vec<Value> {
-        let all = scrapes(|time| rate * (time - NOW + 1_000.0));
-        vec![series(name, "a", &all[..5]), series(name, "a", &all[5..])]
-    };
-    let new_address = [moved(OFFERED, 10.0), moved(SHED, 0.0), moved(BUSY_SECONDS, 1.0)].concat();
-    let gap: Vec<Value> = counters("a", 10.0 / 0.9)
-        .into_iter()
-        .map(|mut one| {
-            let values = one["values"].as_array_mut().expect("samples");
-            values.drain(5..9);
-            one
-        })
-        .collect();
-    let since = |start: f64| LivePod {
-        name: "a",
-        started_at: start,
-    };
-    let cases = [
-        (
-            "a pod that started ten seconds ago did a third of the window's work",
-            since(NOW - 12.0),
-            started("a", NOW - 11.0),
-            10.0 / 3.0,
-            true,
-        ),
-        (
-            "a restarted process counts from zero",
-            since(NOW - 900.0),
-            restarted,
-            10.0,
-            true,
-        ),
-        (
-            "a pod with a new address goes on",
-            since(NOW - 900.0),
-            new_address,
-            10.0,
-            true,
-        ),
-        (
-            "lost scrapes within the window are bridged",
-            since(NOW - 900.0),
-            gap,
-            10.0,
-            true,
-        ),
-        (
-            "a drop without a restart is no gain",
-            since(NOW - 900.0),
-            replace(counters("a", 0.0), OFFERED, "a", &race),
-            0.0,
-            true,
-        ),
-        (
-            "an earlier pod of the same name does not count",
-            since(NOW - 12.0),
-            [
-                replace(
-                    Vec::new(),
-                    OFFERED,
-                    "a",
-                    &scrapes(|time| {
-                        if time > NOW - 12.0 {
-                            10.0 * (time - NOW + 11.0)
-                        } else {
-                            5_000.0
-                        }
-                    }),
-                ),
-                started("a", NOW - 11.0)[1..].to_vec(),
-            ]
-            .concat(),
-            10.0 / 3.0,
-            true,
-        ),
-    ];
-    for (name, pod, raw, expected, covered) in cases {
-        let signals = signals_of(&[pod], &raw, &[]).await;
-        let found = demand(&signals);
-        assert!(
-            (found.window.admitted_per_second - expected).abs() < 0.7,
-            "{name}: {found:?}"
-        );
-        assert_eq!(found.window_covered, covered, "{name}");
-    }
-}
-
-/// R3: after an outage of Prometheus the rate over a few seconds is known, but not the one over the window.
-#[tokio::test]
-async fn samples_since_an_outage_do_not_cover_the_window() {
-    let back: Vec<Value> = counters("a", 10.0)
-        .into_iter()
-        .map(|mut one| {
-            one["values"].as_array_mut().expect("samples").drain(..9);
-            one
-        })
-        .collect();
-    let found = demand(&signals_of(&[old("a")], &back, &[]).await);
-    assert!(
-        !found.window_covered && close(found.recent.offered_per_second, 10.0),
-        "{found:?}"
-    );
 }
 
 /// Rubbish in a histogram or an outcome must not become a latency or an error rate.
