@@ -86,3 +86,45 @@ pub(crate) fn is_outlier(demand: &Demand) -> bool {
     let (window, recent) = (&demand.window, &demand.recent);
     recent.offered_per_second > OUTLIER * window.offered_per_second && recent.busy_slots <= FLAT * window.busy_slots
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(calls_per_second: f64, seconds: f64) -> Work {
+        Work {
+            seconds,
+            offered_per_second: calls_per_second,
+            admitted_per_second: calls_per_second,
+            busy_slots: 0.1 * calls_per_second,
+            cpu_cores: None,
+        }
+    }
+
+    /// Every lucky ten seconds would else buy a pod that three minutes later goes again.
+    #[test]
+    fn a_recent_rate_counts_only_beyond_chance() {
+        let cases = [
+            ("no more than the window", 20.0, 20.0, 20.0),
+            ("220 calls where 200 are usual are chance", 20.0, 22.0, 20.0),
+            (
+                "1000 calls are not, but for twice the root of their number",
+                20.0,
+                100.0,
+                93.7,
+            ),
+            ("a single call is always chance", 0.0, 0.1, 0.0),
+            ("fewer than the window", 20.0, 5.0, 20.0),
+        ];
+        for (name, window, recent, expected) in cases {
+            let demand = Demand {
+                window: work(window, 30.0),
+                recent: work(recent, 10.0),
+                window_covered: true,
+            };
+            let load = Load::of(&demand, &Model::default(), false);
+            assert!((load.calls_per_second - expected).abs() < 0.1, "{name}: {load:?}");
+            assert!((load.busy_slots - 0.1 * expected).abs() < 0.01, "{name}: {load:?}");
+        }
+    }
+}

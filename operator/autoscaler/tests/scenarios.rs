@@ -292,3 +292,100 @@ fn an_outlier_needs_a_second_tick() {
     let (second, _) = decide(&jump(time + TICK), &state, &policy);
     assert_eq!(second.reason, Reason::DemandRose, "{}", second.message);
 }
+
+/// A pod that did not report may have been full: what a tick could not see is remembered for the whole window.
+#[test]
+fn a_silent_pod_counts_as_full_until_the_window_has_passed() {
+    let policy = policy();
+    // Nine busy slots need two pods; three are there.
+    let (state, time) = settled(3, 90.0, &policy);
+    let mut partial = snapshot(time, 3, 90.0);
+    partial.signals.demand.reporting = 2;
+    let mut state = decide(&partial, &state, &policy).1;
+    let mut now = time;
+    loop {
+        now += TICK;
+        let (decision, next) = decide(&snapshot(now, 3, 90.0), &state, &policy);
+        state = next;
+        if decision.changes() {
+            break;
+        }
+        assert_eq!(decision.reason, Reason::WaitingForWindow, "{}", decision.message);
+    }
+    assert!((now - time - 180.0).abs() < 1e-6, "lowered after {} s", now - time);
+}
+
+/// Slots that slow each other down would teach a service time that buys ever more pods.
+#[test]
+fn an_overloaded_server_teaches_no_service_time() {
+    let policy = policy();
+    let (settled_state, time) = settled(2, 100.0, &policy);
+    let before = decide(&snapshot(time, 2, 140.0), &settled_state, &policy).0.to;
+    let mut state = settled_state;
+    for tick in 0..60 {
+        let slowed = Work {
+            busy_slots: 16.0,
+            ..work(40.0, 30.0)
+        };
+        let both = Demand {
+            window: slowed,
+            recent: Work {
+                seconds: 10.0,
+                ..slowed
+            },
+            window_covered: true,
+        };
+        let mut overloaded = snapshot(time + f64::from(tick) * TICK, 2, 40.0);
+        overloaded.signals.demand = Signal::fresh(both, 1.0, 2);
+        state = decide(&overloaded, &state, &policy).1;
+    }
+    let after = decide(&snapshot(time + 300.0, 2, 140.0), &state, &policy).0;
+    assert_eq!(after.to, before, "{}", after.message);
+}
+
+/// An error rate above the declared one is no low load, even if it is the usual one.
+#[test]
+fn errors_above_their_target_hold_the_replicas() {
+    let usual = || outcomes(1_990.0, 10.0, 0.0);
+    for (target, expected) in [
+        (Some(0.001), Reason::ErrorRateHigh),
+        (Some(0.01), Reason::DemandFell),
+        (None, Reason::DemandFell),
+    ] {
+        let mut policy = policy();
+        policy.targets.error_rate = target;
+        let (state, mut failing) = idle_since_long(&policy);
+        failing.signals.outcomes = usual();
+        let decision = decide(&failing, &state, &policy).0;
+        assert_eq!(decision.reason, expected, "{target:?}: {}", decision.message);
+    }
+}
+
+/// Replicas that went up and down five times within the hour wait twice as long before the next decrease.
+#[test]
+fn flapping_lengthens_the_window() {
+    for (turns, wait) in [(4, 180.0), (5, 360.0), (6, 720.0)] {
+        let policy = policy();
+        let (mut state, mut now) = settled(5, 20.0, &policy);
+        for turn in 0..=turns {
+            now += TICK;
+            state = decide(&snapshot(now, 4 + (turn % 2), 20.0), &state, &policy).1;
+        }
+        let peak_at = now + TICK;
+        state = decide(&snapshot(peak_at, 4 + (turns % 2), 600.0), &state, &policy).1;
+        now = peak_at;
+        loop {
+            now += TICK;
+            let (decision, next) = decide(&snapshot(now, 4 + (turns % 2), 20.0), &state, &policy);
+            state = next;
+            if decision.changes() {
+                break;
+            }
+        }
+        assert!(
+            (now - peak_at - wait).abs() < 1e-6,
+            "{turns} turns: lowered after {} s",
+            now - peak_at
+        );
+    }
+}

@@ -36,8 +36,8 @@ fn every_requirement_can_be_the_one_that_counts() {
                 balancing: Balancing::of_load_balancers(2),
                 ..policy()
             },
-            200.0,
-            4,
+            210.0,
+            5,
             Binding::Utilization,
         ),
         (

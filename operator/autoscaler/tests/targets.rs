@@ -283,6 +283,24 @@ fn only_lasting_changes_are_written() {
     }
 }
 
+/// A value of few calls wavers by more than 10 % all the time.
+#[test]
+fn what_chance_explains_is_not_written() {
+    let wavering = |plausible| TargetReport {
+        plausible,
+        ..report(0.095, true)
+    };
+    for (plausible, written) in [(Some((0.07, 0.12)), false), (Some((0.085, 0.105)), true), (None, true)] {
+        let mut reporter = Reporter::new(vec![report(0.08, true)]);
+        reporter.update(5.0, vec![wavering(plausible)]);
+        assert_eq!(
+            reporter.update(65.0, vec![wavering(plausible)]),
+            written,
+            "{plausible:?}"
+        );
+    }
+}
+
 #[test]
 fn the_first_report_and_a_new_target_are_written() {
     let mut reporter = Reporter::default();
