@@ -228,7 +228,7 @@ mod tests {
     fn mistakes_are_named() {
         for (flags, expected) in [
             (&["--pool-max", "0"][..], "--pool-max"),
-            (&["--concurrency", "-1"], "--concurrency"),
+            (&["--concurrency=-1"], "--concurrency"),
             (&["--listen", "here"], "--listen"),
             (&["--fixtures", "all"], "none, load"),
             (&["--path", "mcp"], "must start with /"),

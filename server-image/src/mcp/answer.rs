@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use http::StatusCode;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::record::Record;
@@ -20,37 +21,51 @@ pub(super) struct Answer {
     inner: BoxBody<Bytes, Infallible>,
     record: Option<(Arc<Record>, StatusCode)>,
     open: Option<OpenRequest>,
-    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Answer {
-    /// The answer to a request; `record` if it holds a slot.
+    /// The answer to a message that holds no slot.
+    pub(super) fn of_message(inner: BoxBody<Bytes, Infallible>, open: OpenRequest) -> Self {
+        Self::new(inner, None, Some(open), None)
+    }
+
+    /// The answer to a request that holds a slot. An event stream is cut at `deadline`: without that, one whose answer
+    /// never comes, as when a client uses the same id for two requests at once, would hold its slot for ever.
     pub(super) fn of_request(
         inner: BoxBody<Bytes, Infallible>,
-        record: Option<(Arc<Record>, StatusCode)>,
+        record: Arc<Record>,
+        status: StatusCode,
         open: OpenRequest,
+        deadline: Instant,
+    ) -> Self {
+        let is_stream = inner.size_hint().exact().is_none();
+        let cut = is_stream.then(|| Box::pin(sleep_until(deadline)) as Pin<Box<_>>);
+        Self::new(inner, Some((record, status)), Some(open), cut)
+    }
+
+    /// A long stream, which ends when `cut` says so.
+    pub(super) fn of_stream(inner: BoxBody<Bytes, Infallible>, cut: WaitForCancellationFutureOwned) -> Self {
+        Self::new(inner, None, None, Some(Box::pin(cut)))
+    }
+
+    fn new(
+        inner: BoxBody<Bytes, Infallible>,
+        record: Option<(Arc<Record>, StatusCode)>,
+        open: Option<OpenRequest>,
+        cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     ) -> Self {
         let mut answer = Self {
             inner,
             record,
-            open: Some(open),
-            cut: None,
+            open,
+            cut,
         };
         // An empty body is never asked for frames.
         if answer.inner.is_end_stream() {
             answer.finish();
         }
         answer
-    }
-
-    /// A long stream, which ends when `cut` says so.
-    pub(super) fn of_stream(inner: BoxBody<Bytes, Infallible>, cut: WaitForCancellationFutureOwned) -> Self {
-        Self {
-            inner,
-            record: None,
-            open: None,
-            cut: Some(Box::pin(cut)),
-        }
     }
 
     fn finish(&mut self) {
@@ -61,9 +76,14 @@ impl Answer {
     }
 
     fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
-        self.cut
+        let cut = self
+            .cut
             .as_mut()
-            .is_some_and(|cut| cut.as_mut().poll(context).is_ready())
+            .is_some_and(|cut| cut.as_mut().poll(context).is_ready());
+        if cut && let Some((record, _)) = self.record.take() {
+            record.timed_out();
+        }
+        cut
     }
 }
 

@@ -1,7 +1,9 @@
 //! The HTTP endpoint of MCP: decides what needs a slot, hands over to rmcp, and follows each answer to its end.
 
+use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -10,17 +12,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
+use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::handler::McpHandler;
 use super::message::{self, Kind};
 use super::record::Record;
+use super::restore::Restoring;
 use super::sessions::DatabaseSessionStore;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
 use crate::database::Database;
@@ -33,6 +38,8 @@ use crate::tools::ToolRegistry;
 const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time from the arrival of a request to the end of its answer.
+const REQUEST_MAX: Duration = Duration::from_mins(2);
 
 /// Which `Host` (and, in a browser, `Origin`) a request may name. A page of the Internet can make a browser send
 /// requests to a server on the same machine; it cannot change these headers.
@@ -72,6 +79,8 @@ pub struct Options {
 /// What the endpoint is made of.
 pub struct Endpoint {
     service: StreamableHttpService<McpHandler, LocalSessionManager>,
+    sessions: Arc<LocalSessionManager>,
+    restoring: Restoring,
     tools: Arc<ToolRegistry>,
     admission: Arc<Admission>,
     metrics: RequestMetrics,
@@ -109,9 +118,11 @@ impl Endpoint {
         config.cancellation_token = options.stop;
         config.session_store = Some(Arc::new(DatabaseSessionStore::new(database)));
         let handler = McpHandler::new(Arc::clone(&tools), drain.clone());
-        let service = StreamableHttpService::new(move || Ok(handler.clone()), sessions, config);
+        let service = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         Arc::new(Self {
             service,
+            sessions,
+            restoring: Restoring::new(),
             tools,
             admission,
             metrics,
@@ -149,13 +160,13 @@ impl Endpoint {
             }
             Kind::Listen => {
                 drop(open);
-                self.service.handle(request).await.map(Body::new)
+                self.hand_over(request).await.map(Body::new)
             }
             Kind::Light => self
                 .service
                 .handle(request)
                 .await
-                .map(|body| Body::new(Answer::of_request(body, None, open))),
+                .map(|body| Body::new(Answer::of_message(body, open))),
         }
     }
 
@@ -176,9 +187,13 @@ impl Endpoint {
         };
         let record = Arc::new(Record::new(operation, arrived, self.metrics.clone(), slot));
         request.extensions_mut().insert(Arc::clone(&record));
-        let response = self.service.handle(request).await;
+        let deadline = arrived + REQUEST_MAX;
+        let Ok(response) = timeout_at(deadline, self.hand_over(request)).await else {
+            record.timed_out();
+            return (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response();
+        };
         let status = response.status();
-        response.map(|body| Body::new(Answer::of_request(body, Some((record, status)), open)))
+        response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline)))
     }
 
     /// A legacy client's stream for messages from the server. It holds no slot and does not hold up the drain.
@@ -191,12 +206,29 @@ impl Endpoint {
             .map(|body| Body::new(Answer::of_stream(body, begun)))
     }
 
+    /// Gives a request to rmcp.
+    async fn hand_over<B>(&self, request: http::Request<B>) -> http::Response<BoxBody<Bytes, Infallible>>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Error: Display,
+    {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        // From 2026-07-28 on there are no sessions, and a session header means nothing.
+        let modern = header("mcp-protocol-version") == Some(ProtocolVersion::V_2026_07_28.as_str());
+        let session = header("mcp-session-id").filter(|_| !modern).map(str::to_owned);
+        let _turn = match session {
+            Some(id) => self.restoring.turn(&self.sessions, &id).await,
+            None => None,
+        };
+        self.service.handle(request).await
+    }
+
     async fn other(&self, request: Request) -> Response {
         let open = self.drain.enter();
         self.service
             .handle(request)
             .await
-            .map(|body| Body::new(Answer::of_request(body, None, open)))
+            .map(|body| Body::new(Answer::of_message(body, open)))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod endpoint;
 mod handler;
 mod message;
 mod record;
+mod restore;
 pub mod sessions;
 
 pub use endpoint::{Endpoint, HostPolicy, Options};

@@ -1,9 +1,8 @@
 //! One request from its arrival to the end of its answer: its slot, and how it is counted.
 
-use std::sync::Mutex;
-use std::time::Instant;
-
 use http::StatusCode;
+use std::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::admission::Slot;
 use crate::lock;
@@ -53,6 +52,11 @@ impl Record {
             };
             handled.unwrap_or(by_status)
         });
+    }
+
+    /// The answer did not come in time.
+    pub(super) fn timed_out(&self) {
+        self.end(|_| Outcome::TimedOut);
     }
 
     fn end(&self, outcome: impl FnOnce(Option<Outcome>) -> Outcome) {

@@ -45,6 +45,8 @@ pub enum Outcome {
     HttpError(u16),
     /// The client went away before the answer, which is what a client's timeout looks like from here.
     Cancelled,
+    /// Cut by the server, because no answer came within its time limit.
+    TimedOut,
     /// Refused by admission.
     Shed,
 }
@@ -55,7 +57,11 @@ impl Outcome {
     #[must_use]
     pub const fn status(self) -> &'static str {
         match self {
-            Self::ServerFailure | Self::Cancelled | Self::RpcError(-32603) | Self::HttpError(500..) => "error",
+            Self::ServerFailure
+            | Self::Cancelled
+            | Self::TimedOut
+            | Self::RpcError(-32603)
+            | Self::HttpError(500..) => "error",
             Self::Shed => "shed",
             Self::Ok | Self::ToolError | Self::RpcError(_) | Self::HttpError(_) => "ok",
         }
@@ -71,6 +77,7 @@ impl Outcome {
             Self::RpcError(code) => code.to_string().into(),
             Self::HttpError(status) => status.to_string().into(),
             Self::Cancelled => "cancelled".into(),
+            Self::TimedOut => "timeout".into(),
             Self::Shed => "shed".into(),
         }
     }
@@ -194,6 +201,7 @@ mod tests {
             ("unknown session", Outcome::HttpError(404), "ok", "404"),
             ("server error", Outcome::HttpError(500), "error", "500"),
             ("client gone", Outcome::Cancelled, "error", "cancelled"),
+            ("no answer", Outcome::TimedOut, "error", "timeout"),
             ("refused", Outcome::Shed, "shed", "shed"),
         ] {
             assert_eq!(

@@ -1,0 +1,163 @@
+//! Overload: what is served, what waits, what is refused.
+
+use std::time::Duration;
+
+use mcp_server::tuning::Tuning;
+use serde_json::json;
+
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+async fn start(concurrency: usize, queue_max: usize) -> (TestServer, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    settings.tuning = Tuning {
+        pool_max: 1,
+        concurrency,
+        queue_max,
+    };
+    (TestServer::start(settings).await, folder)
+}
+
+/// Exactly the requests beyond slots and queue are refused, with a time to come back; the others are all served.
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_beyond_slots_and_queue() {
+    let (server, _folder) = start(2, 3).await;
+    let client = &server.client;
+    let running: Vec<_> = (0..2).map(|_| client.work(700)).collect();
+    server.until_metric("mcp_in_flight_requests", 2.0).await;
+    let waiting: Vec<_> = (0..3).map(|_| client.work(1)).collect();
+    server.until_metric("mcp_queued_requests", 3.0).await;
+
+    for refused in [client.work(1), client.work(1)] {
+        let response = refused.await.unwrap();
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                response.headers()["retry-after"].to_str().unwrap()
+            ),
+            (503, "1")
+        );
+    }
+    for response in running.into_iter().chain(waiting) {
+        assert_eq!(response.await.unwrap().status(), 200);
+    }
+    let scrape = server.scrape().await;
+    assert_eq!(
+        (
+            scrape.value("mcp_requests_offered_total", &[]),
+            scrape.value("mcp_requests_shed_total", &[])
+        ),
+        (7.0, 2.0)
+    );
+    assert_eq!(
+        scrape.value("mcp_requests_total", &[("tool", "simulate_work"), ("status", "shed")]),
+        2.0
+    );
+    assert_eq!(scrape.value("mcp_queue_seconds_count", &[]), 5.0);
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    assert_eq!(client.work(1).await.unwrap().status(), 200, "slots are free again");
+}
+
+/// Streams stay open for hours and notifications do no work: an overloaded server must still take both.
+#[tokio::test(flavor = "multi_thread")]
+async fn light_messages_and_streams_need_no_slot() {
+    let (server, _folder) = start(1, 0).await;
+    let session = server.client.legacy_session().await;
+    let call = server.client.work(1500);
+    server.until_metric("mcp_in_flight_requests", 1.0).await;
+    let refused = session.request("tools/list", &json!({})).send().await.unwrap();
+    assert_eq!(refused.status(), 503, "the server is full");
+
+    let offered = server.scrape().await.value("mcp_requests_offered_total", &[]);
+    let notification = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
+    let listen = server
+        .client
+        .modern("subscriptions/listen", json!({"notifications": {}}));
+    for (name, request, status) in [
+        ("ping", session.request("ping", &json!({})), 200),
+        ("notification", session.post().json(&notification), 202),
+        ("stream", session.get(), 200),
+        ("subscription", listen, 200),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+    }
+    assert_eq!(session.delete().await.status(), 202);
+    assert_eq!(
+        server.scrape().await.value("mcp_requests_offered_total", &[]),
+        offered,
+        "none of them is counted"
+    );
+    assert_eq!(call.await.unwrap().status(), 200);
+}
+
+/// A client of 2026-07-28 that hangs up cancels its call: the slot must be free at once, not after a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_up_frees_the_slot() {
+    let (server, _folder) = start(1, 1).await;
+    let call = server.client.work(60_000);
+    server.until_metric("mcp_in_flight_requests", 1.0).await;
+    let waiting = server.client.work(60_000);
+    server.until_metric("mcp_queued_requests", 1.0).await;
+    waiting.abort();
+    server.until_metric("mcp_queued_requests", 0.0).await;
+    call.abort();
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    let scrape = server.scrape().await;
+    let cancelled = [("error_type", "cancelled"), ("gen_ai_tool_name", "simulate_work")];
+    assert_eq!(
+        scrape.value("mcp_server_operation_duration_seconds_count", &cancelled),
+        1.0
+    );
+    assert_eq!(
+        (
+            scrape.value("mcp_requests_offered_total", &[]),
+            scrape.value("mcp_requests_shed_total", &[])
+        ),
+        (2.0, 1.0)
+    );
+}
+
+/// Up to 2025-11-25 a lost connection is no cancellation: the call goes on, so its slot must stay taken until it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_outlives_its_connection_keeps_its_slot() {
+    let (server, _folder) = start(1, 0).await;
+    let session = server.client.legacy_session().await;
+    let request = session
+        .tool("simulate_work", &json!({"io_ms": 1200}))
+        .timeout(Duration::from_millis(400));
+    let started = std::time::Instant::now();
+    assert!(request.send().await.unwrap().text().await.unwrap_err().is_timeout());
+    assert_eq!(server.scrape().await.value("mcp_in_flight_requests", &[]), 1.0);
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    assert!(started.elapsed() >= Duration::from_millis(1200));
+    let busy = server.scrape().await.value("mcp_slot_busy_seconds_total", &[]);
+    assert!((1.2..3.0).contains(&busy), "{busy}");
+}
+
+/// `GET /tuning` must tell the operator what is in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn tuning_shows_what_is_in_force() {
+    let url = crate::support::postgres::SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.tuning = Tuning {
+        pool_max: 3,
+        concurrency: 5,
+        queue_max: 7,
+    };
+    let server = TestServer::start(settings).await;
+    let tuning = until("a connection is open", async || {
+        let tuning: serde_json::Value = reqwest::get(format!("http://{}/tuning", server.server.admin))
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        (tuning["pool"]["open"] != 0).then_some(tuning)
+    })
+    .await;
+    assert_eq!(
+        tuning,
+        json!({"pool": {"max": 3, "open": 1}, "concurrency": 5, "queueMax": 7})
+    );
+}

@@ -1,0 +1,23 @@
+//! The server as its clients see it: real HTTP, real Postgres, real Redis, several replicas.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![expect(
+    clippy::float_cmp,
+    reason = "counts are whole numbers, which floating point holds exactly"
+)]
+
+mod admission;
+mod database_outage;
+mod drain;
+mod memory_storage;
+mod message_storage;
+mod metrics;
+mod pool;
+mod protocol;
+mod redis_cache;
+mod replicas;
+mod support;

@@ -1,0 +1,199 @@
+//! Every metric that the scaler reads, checked against a run whose true values are known.
+
+use std::time::{Duration, Instant};
+
+use mcp_server::tuning::Tuning;
+use serde_json::json;
+
+use crate::support::postgres::{MAX_CONNECTIONS, SHARED};
+use crate::support::server::{TestServer, settings};
+
+/// Slack for a busy machine: what a call of this suite may take beyond its simulated work, in seconds.
+const SLACK: f64 = 1.0;
+
+/// The names and labels that dashboards, alerts and the scaler use: none may go missing, not even before traffic.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_metric_is_there() {
+    let url = SHARED.database().await;
+    let server = TestServer::start(settings(&url)).await;
+    server.client.call("set_memory", json!({"key": "k", "value": 1})).await;
+    let scrape = server.scrape().await;
+    let operation = [
+        "error_type",
+        "gen_ai_tool_name",
+        "mcp_method_name",
+        "mcp_protocol_version",
+        "network_transport",
+    ];
+    for (name, labels) in [
+        ("mcp_requests_offered_total", &[][..]),
+        ("mcp_requests_shed_total", &[]),
+        ("mcp_queue_seconds_count", &[]),
+        ("mcp_service_seconds_count", &["tool"]),
+        ("mcp_slot_busy_seconds_total", &[]),
+        ("mcp_in_flight_requests", &[]),
+        ("mcp_queued_requests", &[]),
+        ("mcp_concurrency_limit", &[]),
+        ("mcp_requests_total", &["status", "tool"]),
+        ("mcp_request_duration_seconds_count", &["tool"]),
+        ("mcp_server_operation_duration_seconds_count", &operation),
+        ("mcp_active_sessions", &[]),
+        ("db_client_connection_count", &["state"]),
+        ("db_client_connection_max", &[]),
+        ("db_client_connection_wait_time_seconds_count", &[]),
+        ("mcp_database_backends", &[]),
+        ("mcp_database_max_connections", &[]),
+        ("process_cpu_seconds_total", &[]),
+        ("process_resident_memory_bytes", &[]),
+        ("process_start_time_seconds", &[]),
+    ] {
+        assert!(scrape.sum(name, &[]).is_some(), "{name} is missing");
+        assert_eq!(scrape.label_names(name), labels, "labels of {name}");
+    }
+    // Series of a tool exist before its first call: `rate` cannot see the first increment of a new series.
+    assert_eq!(
+        scrape.value("mcp_requests_total", &[("tool", "add_message"), ("status", "error")]),
+        0.0
+    );
+    assert_eq!(
+        scrape.value("mcp_service_seconds_count", &[("tool", "add_message")]),
+        0.0
+    );
+}
+
+/// The scaler sizes the Deployment from these figures: they must be the work that was really done.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_the_work_that_was_done() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.tuning = Tuning {
+        pool_max: 3,
+        concurrency: 2,
+        queue_max: 10,
+    };
+    let server = TestServer::start(settings).await;
+
+    // 6 calls of 200 ms through 2 slots: the later ones wait 200 ms and 400 ms.
+    for call in (0..6).map(|_| server.client.work(200)).collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    let scrape = server.scrape().await;
+    let tool = [("tool", "simulate_work")];
+    for (name, labels, least) in [
+        ("mcp_service_seconds_sum", &tool[..], 1.2),
+        ("mcp_slot_busy_seconds_total", &[], 1.2),
+        ("mcp_queue_seconds_sum", &[], 2.0 * 0.2 + 2.0 * 0.4),
+        ("mcp_request_duration_seconds_sum", &tool, 1.2 + 1.2),
+        (
+            "mcp_server_operation_duration_seconds_sum",
+            &[("gen_ai_tool_name", "simulate_work")],
+            1.2 + 1.2,
+        ),
+    ] {
+        let value = scrape.value(name, labels);
+        assert!(
+            (least * 0.98..least + SLACK).contains(&value),
+            "{name} is {value}, truth is {least}"
+        );
+    }
+    let (busy, service) = (
+        scrape.value("mcp_slot_busy_seconds_total", &[]),
+        scrape.value("mcp_service_seconds_sum", &[]),
+    );
+    assert!(
+        (busy - service).abs() < 0.01,
+        "finished calls: busy {busy} is service {service}"
+    );
+    for (name, labels, truth) in [
+        ("mcp_requests_offered_total", &[][..], 6.0),
+        ("mcp_requests_shed_total", &[], 0.0),
+        ("mcp_queue_seconds_count", &[], 6.0),
+        ("mcp_service_seconds_count", &tool, 6.0),
+        ("mcp_request_duration_seconds_count", &tool, 6.0),
+        (
+            "mcp_requests_total",
+            &[("tool", "simulate_work"), ("status", "ok")],
+            6.0,
+        ),
+        ("mcp_requests_total", &[("status", "error")], 0.0),
+        ("mcp_concurrency_limit", &[], 2.0),
+        ("mcp_active_sessions", &[], 0.0),
+        ("db_client_connection_max", &[], 3.0),
+        ("mcp_database_max_connections", &[], f64::from(MAX_CONNECTIONS)),
+    ] {
+        assert_eq!(scrape.value(name, labels), truth, "{name} {labels:?}");
+    }
+    let labels = [
+        ("mcp_method_name", "tools/call"),
+        ("gen_ai_tool_name", "simulate_work"),
+        ("error_type", ""),
+        ("network_transport", "tcp"),
+        ("mcp_protocol_version", "2026-07-28"),
+    ];
+    assert_eq!(
+        scrape.value("mcp_server_operation_duration_seconds_count", &labels),
+        6.0
+    );
+    let open = scrape.value("db_client_connection_count", &[]);
+    assert!((1.0..=3.0).contains(&open), "{open} connections are open");
+    assert!(scrape.value("mcp_database_backends", &[]) >= 1.0);
+    assert!(scrape.value("db_client_connection_wait_time_seconds_count", &[]) >= 1.0);
+}
+
+/// A scaler that saw only finished calls would take a server full of long calls for an idle one.
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_calls_count_as_busy() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let calls: Vec<_> = (0..3).map(|_| server.client.work(30_000)).collect();
+    server.until_metric("mcp_in_flight_requests", 3.0).await;
+    let (before, started) = (
+        server.scrape().await.value("mcp_slot_busy_seconds_total", &[]),
+        Instant::now(),
+    );
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (after, elapsed) = (
+        server.scrape().await.value("mcp_slot_busy_seconds_total", &[]),
+        started.elapsed().as_secs_f64(),
+    );
+    let busy = (after - before) / elapsed;
+    assert!((2.5..3.5).contains(&busy), "3 calls keep {busy} slots busy");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// `errorRate` is a promise about the server: a caller's mistake must not break it, and no mistake may invent labels.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_of_callers_are_no_errors_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let client = &server.client;
+    client.call("create_session", json!({})).await;
+    for request in [
+        client.tool("no such tool", &json!({})),
+        client.modern("no/such/method", json!({})),
+    ] {
+        request.send().await.unwrap();
+    }
+    client.post().body("{").send().await.unwrap();
+    let scrape = server.scrape().await;
+    for (tool, error_type, method) in [
+        ("create_session", "tool_error", "tools/call"),
+        ("unknown", "-32602", "tools/call"),
+        ("", "404", "other"),
+        ("", "415", "other"),
+    ] {
+        let labels = [
+            ("gen_ai_tool_name", tool),
+            ("error_type", error_type),
+            ("mcp_method_name", method),
+        ];
+        assert_eq!(
+            scrape.sum("mcp_server_operation_duration_seconds_count", &labels),
+            Some(1.0),
+            "{labels:?}"
+        );
+    }
+    assert_eq!(scrape.value("mcp_requests_total", &[("status", "error")]), 0.0);
+    assert_eq!(scrape.value("mcp_requests_total", &[("status", "ok")]), 4.0);
+}

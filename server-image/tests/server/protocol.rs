@@ -1,0 +1,317 @@
+//! The protocol on the wire, in both eras.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::client::last_event;
+use crate::support::server::{TestServer, settings};
+
+async fn start() -> (TestServer, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (
+        TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await,
+        folder,
+    )
+}
+
+/// Clients choose their behaviour by these statuses and codes.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_the_documented_statuses_and_codes() {
+    let (server, _folder) = start().await;
+    let client = &server.client;
+    let list = || client.modern("tools/list", json!({}));
+    let unknown_version = {
+        let meta = json!({"io.modelcontextprotocol/protocolVersion": "2099-01-01", "io.modelcontextprotocol/clientCapabilities": {}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}});
+        client
+            .post()
+            .header("mcp-protocol-version", "2099-01-01")
+            .header("mcp-method", "tools/list")
+            .json(&body)
+    };
+    for (name, request, status, code) in [
+        ("a good request", list(), 200, None),
+        (
+            "header and body differ",
+            list().header("mcp-method", "tools/call"),
+            400,
+            Some(-32020),
+        ),
+        ("unknown version", unknown_version, 400, Some(-32022)),
+        ("unknown method", client.modern("no/such", json!({})), 404, Some(-32601)),
+        ("unknown tool", client.tool("no_such", &json!({})), 200, Some(-32602)),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{name}");
+        let answer: Value = response.json().await.unwrap();
+        assert_eq!(answer["error"]["code"].as_i64(), code, "{name}: {answer}");
+    }
+    for (name, request, status) in [
+        (
+            "a page of the Internet, by name",
+            list().header("host", "evil.example"),
+            403,
+        ),
+        (
+            "a page of the Internet, by origin",
+            list().header("origin", "https://evil.example"),
+            403,
+        ),
+        (
+            "a page of this machine",
+            list().header("origin", "http://localhost:3000"),
+            200,
+        ),
+        ("no JSON", client.post().body("{"), 415),
+        ("a giant", client.post().body(vec![b' '; 4 * 1024 * 1024 + 1]), 413),
+        (
+            "a stream without session",
+            client.get().header("mcp-protocol-version", "2026-07-28"),
+            405,
+        ),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+    }
+}
+
+/// Every replica must list the same tools in the same order, with how long the list may be kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn discovery_and_tools() {
+    let (server, _folder) = start().await;
+    let discovered: Value = server
+        .client
+        .modern("server/discover", json!({}))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let versions = discovered["result"]["supportedVersions"].as_array().unwrap();
+    for version in ["2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"] {
+        assert!(versions.contains(&json!(version)), "{version}");
+    }
+    let listed: Value = server
+        .client
+        .modern("tools/list", json!({}))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let result = &listed["result"];
+    assert_eq!(
+        (&result["ttlMs"], &result["cacheScope"]),
+        (&json!(300_000), &json!("public"))
+    );
+    let names: Vec<&str> = result["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tool| tool["name"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "add_message",
+        "create_session",
+        "get_memory",
+        "get_messages",
+        "get_session",
+        "set_memory",
+        "simulate_work",
+    ];
+    assert_eq!(names, expected);
+}
+
+type Mistake = (&'static str, &'static str, Value, &'static str);
+
+/// Calls that must be refused: what is wrong, the tool, its arguments, the code.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn mistakes(session: &Value) -> Vec<Mistake> {
+    vec![
+        ("no purpose", "create_session", json!({}), "INVALID_INPUT_FORMAT"),
+        (
+            "blank purpose",
+            "create_session",
+            json!({"purpose": " "}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "long purpose",
+            "create_session",
+            json!({"purpose": long(1001)}),
+            "CONTENT_TOO_LARGE",
+        ),
+        (
+            "metadata no object",
+            "create_session",
+            json!({"purpose": "p", "metadata": [1]}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "large metadata",
+            "create_session",
+            json!({"purpose": "p", "metadata": {"m": long(10 * 1024)}}),
+            "CONTENT_TOO_LARGE",
+        ),
+        (
+            "unknown argument",
+            "create_session",
+            json!({"purpose": "p", "visiblity": "private"}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "long agent",
+            "create_session",
+            json!({"purpose": "p", "agent_id": long(101)}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "odd session",
+            "get_session",
+            json!({"session_id": "1"}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "unknown session",
+            "get_session",
+            json!({"session_id": "session_0000000000000000"}),
+            "SESSION_NOT_FOUND",
+        ),
+        (
+            "unknown session",
+            "add_message",
+            json!({"session_id": "session_0000000000000000", "content": "c"}),
+            "SESSION_NOT_FOUND",
+        ),
+        (
+            "no content",
+            "add_message",
+            json!({"session_id": session, "content": ""}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "NUL",
+            "add_message",
+            json!({"session_id": session, "content": "a\u{0}b"}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "long content",
+            "add_message",
+            json!({"session_id": session, "content": long(100_001)}),
+            "CONTENT_TOO_LARGE",
+        ),
+        (
+            "odd visibility",
+            "add_message",
+            json!({"session_id": session, "content": "c", "visibility": "all"}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "for administrators",
+            "add_message",
+            json!({"session_id": session, "content": "c", "visibility": "admin_only"}),
+            "PERMISSION_DENIED",
+        ),
+        (
+            "odd parent",
+            "add_message",
+            json!({"session_id": session, "content": "c", "parent_message_id": 99}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "limit 0",
+            "get_messages",
+            json!({"session_id": session, "limit": 0}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "limit 1001",
+            "get_messages",
+            json!({"session_id": session, "limit": 1001}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "negative offset",
+            "get_messages",
+            json!({"session_id": session, "offset": -1}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "no key",
+            "set_memory",
+            json!({"key": "", "value": 1}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "long key",
+            "set_memory",
+            json!({"key": long(256), "value": 1}),
+            "CONTENT_TOO_LARGE",
+        ),
+        ("no value", "set_memory", json!({"key": "k"}), "INVALID_INPUT_FORMAT"),
+        (
+            "past expiry",
+            "set_memory",
+            json!({"key": "k", "value": 1, "expires_in": -1}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "far expiry",
+            "set_memory",
+            json!({"key": "k", "value": 1, "expires_in": 31_536_001}),
+            "INVALID_INPUT_FORMAT",
+        ),
+        ("unknown key", "get_memory", json!({"key": "k"}), "MEMORY_NOT_FOUND"),
+    ]
+}
+
+fn long(length: usize) -> String {
+    "x".repeat(length)
+}
+
+/// Callers parse these codes and act on them.
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_are_checked_and_mistakes_explained() {
+    let (server, _folder) = start().await;
+    let client = &server.client;
+    let session = client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    for (name, tool, arguments, code) in mistakes(&session) {
+        let envelope = client.call(tool, arguments).await;
+        assert_eq!(envelope["code"], code, "{tool}, {name}: {envelope}");
+        assert!(!envelope["error"].as_str().unwrap().is_empty(), "{name}");
+    }
+    // The longest that is allowed.
+    for (tool, arguments) in [
+        (
+            "add_message",
+            json!({"session_id": session, "content": long(100_000), "agent_id": "ü".repeat(100)}),
+        ),
+        (
+            "set_memory",
+            json!({"key": "ü".repeat(255), "value": null, "expires_in": 31_536_000}),
+        ),
+        ("get_messages", json!({"session_id": session, "limit": 1000})),
+    ] {
+        assert_eq!(client.call(tool, arguments).await["success"], true, "{tool}");
+    }
+}
+
+/// With Nagle's algorithm each answer as an event stream takes 40 ms more: 20 calls would take 0.8 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn event_streams_are_not_delayed() {
+    let (server, _folder) = start().await;
+    let session = server.client.legacy_session().await;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let started = Instant::now();
+        let response = session.tool("simulate_work", &json!({})).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(last_event(&response.text().await.unwrap())["result"]["isError"], false);
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[10] < Duration::from_millis(30), "median {:?}", times[10]);
+}

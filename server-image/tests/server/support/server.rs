@@ -1,0 +1,84 @@
+//! Servers in the test's own process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mcp_server::mcp::HostPolicy;
+use mcp_server::server::{Server, Settings};
+use mcp_server::tuning::Tuning;
+
+use super::client::Client;
+use super::metrics::Scrape;
+use super::until;
+
+/// A server and how to reach it.
+pub struct TestServer {
+    /// The server.
+    pub server: Server,
+    /// An MCP client of it.
+    pub client: Client,
+}
+
+/// Settings on free ports, with the tools for load tests.
+pub fn settings(database_url: &str) -> Settings {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    Settings {
+        listen: any,
+        metrics_listen: any,
+        admin_listen: any,
+        path: "/mcp".to_owned(),
+        database: database_url.parse().unwrap(),
+        redis_url: None,
+        load_fixtures: true,
+        tuning: Tuning {
+            pool_max: 4,
+            concurrency: 16,
+            queue_max: 32,
+        },
+        drain: Duration::from_secs(10),
+        session_idle: Duration::from_mins(5),
+        hosts: HostPolicy::Loopback,
+    }
+}
+
+impl TestServer {
+    /// Starts a server and waits until it is ready.
+    pub async fn start(settings: Settings) -> Self {
+        let server = Self::start_unready(settings).await;
+        until("the server is ready", async || {
+            (server.probe("readyz").await == 200).then_some(())
+        })
+        .await;
+        server
+    }
+
+    /// Starts a server.
+    pub async fn start_unready(settings: Settings) -> Self {
+        let server = Server::start(settings).await.unwrap();
+        let client = Client::new(format!("http://{}/mcp", server.mcp));
+        Self { server, client }
+    }
+
+    /// Status of a path at the metrics port.
+    pub async fn probe(&self, path: &str) -> u16 {
+        reqwest::get(format!("http://{}/{path}", self.server.metrics))
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+
+    /// All metrics now.
+    pub async fn scrape(&self) -> Scrape {
+        Scrape::of(self.server.metrics).await
+    }
+
+    /// Waits until an unlabelled metric has a value.
+    pub async fn until_metric(&self, name: &str, value: f64) {
+        let what = format!("{name} is {value}");
+        until(&what, async || {
+            (self.scrape().await.sum(name, &[]) == Some(value)).then_some(())
+        })
+        .await;
+    }
+}
