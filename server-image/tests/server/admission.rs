@@ -135,6 +135,22 @@ async fn a_call_that_outlives_its_connection_keeps_its_slot() {
     assert!((1.2..3.0).contains(&busy), "{busy}");
 }
 
+/// Their way to cancel is a notification: it must end the call and free the slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_call_frees_its_slot() {
+    let (server, _folder) = start(1, 0).await;
+    let session = server.client.legacy_session().await;
+    let call = json!({"jsonrpc": "2.0", "id": "mine", "method": "tools/call",
+        "params": {"name": "simulate_work", "arguments": {"io_ms": 60_000}}});
+    let call = session.post().json(&call);
+    let call = tokio::spawn(async move { call.send().await.unwrap().text().await });
+    server.until_metric("mcp_in_flight_requests", 1.0).await;
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "mine"}});
+    assert_eq!(session.post().json(&cancel).send().await.unwrap().status(), 202);
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    call.await.unwrap().expect("the stream ends in good order");
+}
+
 /// `GET /tuning` must tell the operator what is in force.
 #[tokio::test(flavor = "multi_thread")]
 async fn tuning_shows_what_is_in_force() {

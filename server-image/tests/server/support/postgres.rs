@@ -19,7 +19,7 @@ pub const MAX_CONNECTIONS: u32 = 90;
 /// Runs Postgres and obeys `stop` and `start`, a line each. When its standard input ends, because the test process is
 /// gone, however that happened, it stops Postgres and removes the data.
 const SUPERVISOR: &str = r#"
-trap '' INT
+trap '' INT TERM HUP
 folder=$(mktemp -d) && cd "$folder" || exit 1
 "$1/initdb" --no-sync --auth=trust --username=mcp --pgdata=data >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
 start() {
@@ -146,8 +146,8 @@ fn bin() -> PathBuf {
 /// Postgres refuses to run as root.
 fn unprivileged(program: &str) -> Command {
     if nix::unistd::Uid::effective().is_root() {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--", program]);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", program]);
         command
     } else {
         Command::new(program)
