@@ -70,7 +70,12 @@ mod tests {
     #[test]
     fn every_field_is_documented() {
         fn undocumented(path: &str, schema: &Value, found: &mut Vec<String>) {
-            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            for (name, property) in schema
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
                 let path = format!("{path}.{name}");
                 if property.get("description").is_none() {
                     found.push(path.clone());

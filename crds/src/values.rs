@@ -17,7 +17,11 @@ pub struct ValueError {
 
 impl fmt::Display for ValueError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?} is not a {}: write {}", self.given, self.what, self.expected)
+        write!(
+            formatter,
+            "{:?} is not a {}: write {}",
+            self.given, self.what, self.expected
+        )
     }
 }
 
@@ -36,7 +40,11 @@ impl GatewayDuration {
     /// # Errors
     /// When the text is not of GEP-2257's form.
     pub fn parse(&self) -> Result<Duration, ValueError> {
-        let error = || ValueError { what: "duration", given: self.0.clone(), expected: Self::EXPECTED };
+        let error = || ValueError {
+            what: "duration",
+            given: self.0.clone(),
+            expected: Self::EXPECTED,
+        };
         let mut rest = self.0.as_str();
         let mut total = Duration::ZERO;
         for _ in 0..4 {
@@ -136,7 +144,10 @@ impl Quantity {
     /// # Errors
     /// When the text is not a Kubernetes quantity.
     pub fn value(&self) -> Result<f64, ValueError> {
-        let digits = self.0.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(self.0.len());
+        let digits = self
+            .0
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(self.0.len());
         let (number, suffix) = self.0.split_at(digits);
         let factor = match suffix {
             "n" => 1e-9,
@@ -155,11 +166,16 @@ impl Quantity {
             "Pi" => 1_125_899_906_842_624.0,
             _ => f64::NAN,
         };
-        number.parse::<f64>().ok().map(|n| n * factor).filter(|n| n.is_finite()).ok_or_else(|| ValueError {
-            what: "quantity",
-            given: self.0.clone(),
-            expected: "a number with an optional suffix, such as 500m, 2 or 10Gi",
-        })
+        number
+            .parse::<f64>()
+            .ok()
+            .map(|n| n * factor)
+            .filter(|n| n.is_finite())
+            .ok_or_else(|| ValueError {
+                what: "quantity",
+                given: self.0.clone(),
+                expected: "a number with an optional suffix, such as 500m, 2 or 10Gi",
+            })
     }
 }
 
@@ -222,8 +238,15 @@ mod tests {
 
     #[test]
     fn percentages_read_as_ratios() {
-        let cases =
-            [("0.1%", Some(0.001)), ("100%", Some(1.0)), ("0%", Some(0.0)), ("101%", None), ("5", None), ("x%", None), ("-1%", None)];
+        let cases = [
+            ("0.1%", Some(0.001)),
+            ("100%", Some(1.0)),
+            ("0%", Some(0.0)),
+            ("101%", None),
+            ("5", None),
+            ("x%", None),
+            ("-1%", None),
+        ];
         for (text, expected) in cases {
             assert_eq!(Percent(text.into()).ratio().ok(), expected, "{text:?}");
         }
@@ -231,7 +254,14 @@ mod tests {
 
     #[test]
     fn quantities_read_in_base_units() {
-        let cases = [("500m", Some(0.5)), ("2", Some(2.0)), ("1Gi", Some(1_073_741_824.0)), ("1.5k", Some(1500.0)), ("1x", None), ("", None)];
+        let cases = [
+            ("500m", Some(0.5)),
+            ("2", Some(2.0)),
+            ("1Gi", Some(1_073_741_824.0)),
+            ("1.5k", Some(1500.0)),
+            ("1x", None),
+            ("", None),
+        ];
         for (text, expected) in cases {
             assert_eq!(Quantity(text.into()).value().ok(), expected, "{text:?}");
         }

@@ -38,7 +38,11 @@ pub struct Postgres {
 
 impl Default for Postgres {
     fn default() -> Self {
-        Self { mode: DataTierMode::default(), max_connections: default_max_connections(), storage: Storage::default() }
+        Self {
+            mode: DataTierMode::default(),
+            max_connections: default_max_connections(),
+            storage: Storage::default(),
+        }
     }
 }
 
@@ -67,7 +71,10 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { size: default_size(), storage_class_name: None }
+        Self {
+            size: default_size(),
+            storage_class_name: None,
+        }
     }
 }
 

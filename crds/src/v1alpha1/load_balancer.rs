@@ -22,7 +22,11 @@ pub struct LoadBalancer {
 
 impl Default for LoadBalancer {
     fn default() -> Self {
-        Self { mode: LoadBalancerMode::default(), replicas: two(), service: ServiceSettings::default() }
+        Self {
+            mode: LoadBalancerMode::default(),
+            replicas: two(),
+            service: ServiceSettings::default(),
+        }
     }
 }
 

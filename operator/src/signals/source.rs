@@ -38,7 +38,7 @@ pub enum SignalError {
         detail: String,
     },
     /// The HTTP client could not be set up.
-    #[error("the HTTP client for Prometheus could not be set up: {0}")]
+    #[error("the HTTP client for Prometheus could not be set up: {0:?}; does the system have CA certificates?")]
     Client(#[source] reqwest::Error),
     /// No connection, or it broke.
     #[error(

@@ -69,6 +69,7 @@ fn build(project: &Project) -> Result<Bundle, HarnessError> {
         make_folder(&stage)?;
         let staged = stage.join(project.package);
         fs::copy(&binary, &staged).map_err(HarnessError::io("copy", binary))?;
+        stage_certificates(&stage)?;
         let buildah = Buildah {
             folder: scratch.path().join("storage"),
             policy: scratch.path().join("policy.json"),
@@ -99,7 +100,20 @@ fn sources(project: &Project) -> Result<Vec<String>, HarnessError> {
         .collect())
 }
 
-/// Builds `package` with cargo as a user would, and returns the path of its binary.
+/// The authorities that the build image trusts, where it has them.
+fn stage_certificates(stage: &Path) -> Result<(), HarnessError> {
+    let folder = stage.join("etc/ssl/certs");
+    make_folder(&folder)?;
+    let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
+    fs::copy(bundle, folder.join("ca-certificates.crt"))
+        .map(drop)
+        .map_err(HarnessError::io("copy (from the package ca-certificates)", bundle))
+}
+
+/// The packages with images. They are built in one go, so that what both depend on is compiled once.
+const PACKAGES: [&str; 2] = ["mcpscale", "mcp-server"];
+
+/// Builds the project with cargo as a user would, and returns the path of `package`'s binary.
 fn release_binary(package: &str) -> Result<PathBuf, HarnessError> {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => PathBuf::from(folder),
@@ -114,11 +128,9 @@ fn release_binary(package: &str) -> Result<PathBuf, HarnessError> {
             "--quiet",
             "--release",
             "--locked",
-            "--package",
-            package,
-            "--bin",
-            package,
-        ]))?;
+            "--bins",
+        ])
+        .args(PACKAGES.iter().flat_map(|package| ["--package", package])))?;
     Ok(target.join("release").join(package))
 }
 

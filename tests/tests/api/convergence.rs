@@ -34,7 +34,10 @@ async fn versions(client: &Client, name: &str) -> BTreeMap<String, String> {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
         let labels = format!("app.kubernetes.io/instance={name}");
         for object in api.list(&ListParams::default().labels(&labels)).await.expect("listed") {
-            found.insert(format!("{}/{}", kind.kind, object.name_any()), object.resource_version().unwrap_or_default());
+            found.insert(
+                format!("{}/{}", kind.kind, object.name_any()),
+                object.resource_version().unwrap_or_default(),
+            );
         }
     }
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
@@ -50,7 +53,11 @@ async fn settled(client: &Client, name: &str, at_least: usize) -> BTreeMap<Strin
         let before = versions(client, name).await;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         let after = versions(client, name).await;
-        if after.len() >= at_least && before == after { Ok(after) } else { Err(format!("{} objects, changing", after.len())) }
+        if after.len() >= at_least && before == after {
+            Ok(after)
+        } else {
+            Err(format!("{} objects, changing", after.len()))
+        }
     })
     .await
     .expect("settled")
@@ -58,7 +65,9 @@ async fn settled(client: &Client, name: &str, at_least: usize) -> BTreeMap<Strin
 
 fn names(objects: &BTreeMap<String, String>) -> Vec<String> {
     let hash = |name: &str| match name.rsplit_once('-') {
-        Some((stem, suffix)) if suffix.len() == 10 && suffix.bytes().all(|b| b.is_ascii_hexdigit()) => format!("{stem}-<hash>"),
+        Some((stem, suffix)) if suffix.len() == 10 && suffix.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            format!("{stem}-<hash>")
+        }
         _ => name.to_owned(),
     };
     objects.keys().map(|name| hash(name)).collect()
@@ -93,12 +102,18 @@ async fn a_server_becomes_its_objects_and_then_nothing_is_written() {
     ];
     assert_eq!(names(&objects), expected);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    assert_eq!(deployments.get("whole-server").await.unwrap().spec.unwrap().replicas, Some(3));
+    assert_eq!(
+        deployments.get("whole-server").await.unwrap().spec.unwrap().replicas,
+        Some(3)
+    );
 
     // A touch of the resource starts a reconcile; a new operator starts one of everything. Neither may change anything.
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
     let touch = Patch::Merge(json!({"metadata": {"annotations": {"touched": "yes"}}}));
-    servers.patch("whole", &PatchParams::default(), &touch).await.expect("touched");
+    servers
+        .patch("whole", &PatchParams::default(), &touch)
+        .await
+        .expect("touched");
     let touched = settled(&client, "whole", 17).await;
     operator.stop().await;
     let _second = Operator::start(client.clone(), &[]);
@@ -109,7 +124,11 @@ async fn a_server_becomes_its_objects_and_then_nothing_is_written() {
         all.remove("McpServer");
         all
     };
-    assert_eq!(without(objects), without(after), "a reconcile wrote to objects that were right");
+    assert_eq!(
+        without(objects),
+        without(after),
+        "a reconcile wrote to objects that were right"
+    );
 }
 
 /// What a user loses without it: a change by hand, or by another tool, stays.
@@ -122,23 +141,54 @@ async fn drift_is_corrected() {
     settled(&client, "drift", 16).await;
     let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
     let edit = Patch::Merge(json!({"spec": {"selector": {"app.kubernetes.io/component": "elsewhere"}}}));
-    services.patch("drift", &PatchParams::default(), &edit).await.expect("edited");
+    services
+        .patch("drift", &PatchParams::default(), &edit)
+        .await
+        .expect("edited");
     eventually(DEADLINE, "the edited selector is put right", || async {
-        let selector = services.get("drift").await.map_err(|e| e.to_string())?.spec.unwrap_or_default().selector.unwrap_or_default();
-        if selector["app.kubernetes.io/component"] == "nginx" { Ok(()) } else { Err(format!("{selector:?}")) }
+        let selector = services
+            .get("drift")
+            .await
+            .map_err(|e| e.to_string())?
+            .spec
+            .unwrap_or_default()
+            .selector
+            .unwrap_or_default();
+        if selector["app.kubernetes.io/component"] == "nginx" {
+            Ok(())
+        } else {
+            Err(format!("{selector:?}"))
+        }
     })
     .await
     .unwrap();
-    services.delete("drift-redis", &DeleteParams::default()).await.expect("deleted");
-    eventually(DEADLINE, "the deleted Service comes back", || async { services.get("drift-redis").await.map_err(|e| e.to_string()) })
+    services
+        .delete("drift-redis", &DeleteParams::default())
         .await
-        .unwrap();
+        .expect("deleted");
+    eventually(DEADLINE, "the deleted Service comes back", || async {
+        services.get("drift-redis").await.map_err(|e| e.to_string())
+    })
+    .await
+    .unwrap();
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let scale = Patch::Merge(json!({"spec": {"replicas": 9}}));
-    deployments.patch("drift-server", &PatchParams::default(), &scale).await.expect("scaled by hand");
+    deployments
+        .patch("drift-server", &PatchParams::default(), &scale)
+        .await
+        .expect("scaled by hand");
     eventually(DEADLINE, "the declared number of replicas comes back", || async {
-        let replicas = deployments.get("drift-server").await.map_err(|e| e.to_string())?.spec.and_then(|spec| spec.replicas);
-        if replicas == Some(2) { Ok(()) } else { Err(format!("{replicas:?}")) }
+        let replicas = deployments
+            .get("drift-server")
+            .await
+            .map_err(|e| e.to_string())?
+            .spec
+            .and_then(|spec| spec.replicas);
+        if replicas == Some(2) {
+            Ok(())
+        } else {
+            Err(format!("{replicas:?}"))
+        }
     })
     .await
     .unwrap();
@@ -147,22 +197,36 @@ async fn drift_is_corrected() {
 /// What a user loses without it: what a change leaves behind stays for ever, or a change loses a data volume.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_longer_wanted_goes_and_data_stays() {
-    let cluster = cluster(&["deployment-controller", "statefulset-controller", "replicaset-controller"]).await;
+    let cluster = cluster(&[
+        "deployment-controller",
+        "statefulset-controller",
+        "replicaset-controller",
+    ])
+    .await;
     let client = cluster.client();
     let _operator = Operator::start(client.clone(), &[]);
     create(&client, "prune", &json!({"replicas": 2})).await;
     settled(&client, "prune", 16).await;
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
-    let change = Patch::Merge(json!({"spec": {"redis": {"mode": "Disabled"}, "loadBalancer": {"mode": "None"}, "replicas": 1}}));
-    servers.patch("prune", &PatchParams::default(), &change).await.expect("changed");
+    let change =
+        Patch::Merge(json!({"spec": {"redis": {"mode": "Disabled"}, "loadBalancer": {"mode": "None"}, "replicas": 1}}));
+    servers
+        .patch("prune", &PatchParams::default(), &change)
+        .await
+        .expect("changed");
     let remaining = eventually(DEADLINE, "Redis, nginx and the disruption budgets go", || async {
         let found = names(&versions(&client, "prune").await);
-        let gone = !found.iter().any(|n| n.contains("redis") || n.contains("nginx") || n.contains("Disruption"));
+        let gone = !found
+            .iter()
+            .any(|n| n.contains("redis") || n.contains("nginx") || n.contains("Disruption"));
         if gone { Ok(found) } else { Err(format!("{found:?}")) }
     })
     .await
     .unwrap();
-    assert!(remaining.contains(&"PersistentVolumeClaim/prune-postgres".to_owned()), "{remaining:?}");
+    assert!(
+        remaining.contains(&"PersistentVolumeClaim/prune-postgres".to_owned()),
+        "{remaining:?}"
+    );
     assert!(remaining.contains(&"Secret/prune-postgres".to_owned()), "{remaining:?}");
 }
 
@@ -174,7 +238,11 @@ async fn an_operator_killed_half_way_is_taken_up_by_the_next() {
     let first = Operator::start(client.clone(), &["--lease-name", "first"]);
     create(&client, "crash", &json!({"replicas": 2})).await;
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-    eventually(DEADLINE, "the first object is there", || async { accounts.get("crash").await.map_err(|e| e.to_string()) }).await.unwrap();
+    eventually(DEADLINE, "the first object is there", || async {
+        accounts.get("crash").await.map_err(|e| e.to_string())
+    })
+    .await
+    .unwrap();
     first.kill();
     // A Lease of its own, so that the test need not wait for the dead one's to run out.
     let _second = Operator::start(client.clone(), &["--lease-name", "second"]);
@@ -201,10 +269,24 @@ async fn an_invalid_server_says_what_to_do_and_stops_no_other() {
     })
     .await
     .unwrap();
-    assert_eq!(condition(&invalid, "Accepted"), Some(("False".into(), "ConnectionBudgetTooSmall".into())));
+    assert_eq!(
+        condition(&invalid, "Accepted"),
+        Some(("False".into(), "ConnectionBudgetTooSmall".into()))
+    );
     assert_eq!(condition(&invalid, "Stalled").map(|c| c.0), Some("True".into()));
-    let message = &invalid.status.unwrap().conditions.iter().find(|c| c.type_ == "Accepted").unwrap().message.clone();
-    assert!(message.contains("set postgres.maxConnections to at least 235"), "{message}");
+    let message = &invalid
+        .status
+        .unwrap()
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "Accepted")
+        .unwrap()
+        .message
+        .clone();
+    assert!(
+        message.contains("set postgres.maxConnections to at least 235"),
+        "{message}"
+    );
     assert!(message.contains("at most 17"), "{message}");
     assert_eq!(versions(&client, "invalid").await.len(), 1, "nothing is half applied");
     settled(&client, "valid", 15).await;

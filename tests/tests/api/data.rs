@@ -20,24 +20,49 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
     let first = create(&client, "data", &json!({})).await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), NAMESPACE);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    let claim = eventually(DEADLINE, "the claim is made", || async { claims.get("data-postgres").await.map_err(|e| e.to_string()) })
-        .await
-        .unwrap();
+    let claim = eventually(DEADLINE, "the claim is made", || async {
+        claims.get("data-postgres").await.map_err(|e| e.to_string())
+    })
+    .await
+    .unwrap();
     assert_eq!(claim.labels().get("mcpscale.dev/owner-uid"), first.uid().as_ref());
-    assert!(claim.owner_references().is_empty(), "an ownerReference would delete the data with its server");
-    assert_eq!(claim.annotations().get("mcpscale.dev/postgres-major").map(String::as_str), Some("18"));
+    assert!(
+        claim.owner_references().is_empty(),
+        "an ownerReference would delete the data with its server"
+    );
+    assert_eq!(
+        claim
+            .annotations()
+            .get("mcpscale.dev/postgres-major")
+            .map(String::as_str),
+        Some("18")
+    );
     let secret = secrets.get("data-postgres").await.expect("the Secret is made");
     assert!(secret.owner_references().is_empty());
 
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    eventually(DEADLINE, "the server Deployment is made", || async { deployments.get("data-server").await.map_err(|e| e.to_string()) })
+    eventually(DEADLINE, "the server Deployment is made", || async {
+        deployments.get("data-server").await.map_err(|e| e.to_string())
+    })
+    .await
+    .unwrap();
+    servers
+        .delete("data", &DeleteParams::background())
         .await
-        .unwrap();
-    servers.delete("data", &DeleteParams::background()).await.expect("deleted");
+        .expect("deleted");
     eventually(DEADLINE, "everything but the data goes", || async {
-        let left = deployments.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items.len();
-        if left == 0 { Ok(()) } else { Err(format!("{left} Deployments are left")) }
+        let left = deployments
+            .list(&ListParams::default())
+            .await
+            .map_err(|e| e.to_string())?
+            .items
+            .len();
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} Deployments are left"))
+        }
     })
     .await
     .unwrap();
@@ -55,10 +80,20 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
     .unwrap();
     let conditions = refused.status.unwrap().conditions;
     let message = &conditions.iter().find(|c| c.type_ == "DataTierReady").unwrap().message;
-    assert!(message.contains("data-postgres") && message.contains(&first.uid().unwrap()), "{message}");
+    assert!(
+        message.contains("data-postgres") && message.contains(&first.uid().unwrap()),
+        "{message}"
+    );
     let kept = claims.get("data-postgres").await.expect("the claim is there");
-    assert_eq!(kept.resource_version(), claim.resource_version(), "the claim was touched");
+    assert_eq!(
+        kept.resource_version(),
+        claim.resource_version(),
+        "the claim was touched"
+    );
     let kept = secrets.get("data-postgres").await.expect("the Secret is there");
     assert_eq!(kept.data, secret.data, "the password was replaced");
-    assert!(deployments.list(&ListParams::default()).await.unwrap().items.is_empty(), "the new server was half applied");
+    assert!(
+        deployments.list(&ListParams::default()).await.unwrap().items.is_empty(),
+        "the new server was half applied"
+    );
 }

@@ -17,11 +17,19 @@ struct Case {
 }
 
 fn accepted(name: &'static str, spec: Value) -> Case {
-    Case { name, spec, refusal: None }
+    Case {
+        name,
+        spec,
+        refusal: None,
+    }
 }
 
 fn refused(name: &'static str, spec: Value, refusal: &'static str) -> Case {
-    Case { name, spec, refusal: Some(refusal) }
+    Case {
+        name,
+        spec,
+        refusal: Some(refusal),
+    }
 }
 
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
@@ -38,21 +46,36 @@ fn cases() -> Vec<Case> {
             }),
         ),
         accepted("fixed replicas", json!({"replicas": 3})),
-        accepted("replicas beside Recommend", json!({"replicas": 3, "autoscaling": {"maxReplicas": 5, "replicas": {"mode": "Recommend"}}})),
+        accepted(
+            "replicas beside Recommend",
+            json!({"replicas": 3, "autoscaling": {"maxReplicas": 5, "replicas": {"mode": "Recommend"}}}),
+        ),
         refused(
             "replicas beside Auto",
             json!({"replicas": 3, "autoscaling": {"maxReplicas": 5}}),
             "spec.replicas and autoscaling.replicas.mode Auto exclude each other: remove spec.replicas, or set the mode to Recommend or Off",
         ),
-        refused("negative replicas", json!({"replicas": -1}), "spec.replicas: Invalid value: -1"),
+        refused(
+            "negative replicas",
+            json!({"replicas": -1}),
+            "spec.replicas: Invalid value: -1",
+        ),
         refused("replicas as text", json!({"replicas": "3"}), "must be of type integer"),
         refused(
             "minimum above maximum",
             autoscaling(json!({"minReplicas": 5, "maxReplicas": 2})),
             "autoscaling.minReplicas may not exceed autoscaling.maxReplicas",
         ),
-        refused("no maximum", autoscaling(json!({"minReplicas": 2})), "spec.autoscaling.maxReplicas: Required value"),
-        refused("minimum of zero", autoscaling(json!({"minReplicas": 0, "maxReplicas": 2})), "spec.autoscaling.minReplicas"),
+        refused(
+            "no maximum",
+            autoscaling(json!({"minReplicas": 2})),
+            "spec.autoscaling.maxReplicas: Required value",
+        ),
+        refused(
+            "minimum of zero",
+            autoscaling(json!({"minReplicas": 0, "maxReplicas": 2})),
+            "spec.autoscaling.minReplicas",
+        ),
         refused(
             "an unknown mode",
             autoscaling(json!({"maxReplicas": 2, "replicas": {"mode": "Automatic"}})),
@@ -60,7 +83,9 @@ fn cases() -> Vec<Case> {
         ),
         refused(
             "a policy without a period",
-            autoscaling(json!({"maxReplicas": 2, "behavior": {"scaleDown": {"policies": [{"type": "Pods", "value": 1}]}}})),
+            autoscaling(
+                json!({"maxReplicas": 2, "behavior": {"scaleDown": {"policies": [{"type": "Pods", "value": 1}]}}}),
+            ),
             "periodSeconds: Required value",
         ),
         refused(
@@ -68,20 +93,71 @@ fn cases() -> Vec<Case> {
             autoscaling(json!({"maxReplicas": 2, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3601}}})),
             "stabilizationWindowSeconds",
         ),
-        refused("targets without a target", json!({"performanceTargets": {}}), "performanceTargets needs at least one of"),
-        refused("a latency without a bound", latency(json!({})), "latency needs at least one of p50, p95 and p99"),
-        refused("p50 above p95", latency(json!({"p50": "2s", "p95": "100ms"})), "latency.p50 may not exceed latency.p95"),
-        refused("p95 above p99", latency(json!({"p95": "2s", "p99": "100ms"})), "latency.p95 may not exceed latency.p99"),
-        refused("a latency without a unit", latency(json!({"p95": "100"})), "spec.performanceTargets.latency.p95"),
-        refused("a latency of zero", latency(json!({"p95": "0ms"})), "must be longer than 0s and at most 1h"),
-        refused("a latency in days", latency(json!({"p95": "1d"})), "spec.performanceTargets.latency.p95"),
-        refused("an error rate without a percent sign", json!({"performanceTargets": {"errorRate": "0.1"}}), "spec.performanceTargets.errorRate"),
-        refused("an error rate above all", json!({"performanceTargets": {"errorRate": "101%"}}), "spec.performanceTargets.errorRate"),
-        refused("no request per second", json!({"performanceTargets": {"requestsPerSecond": 0}}), "requestsPerSecond"),
-        accepted("an integer as a quantity", json!({"server": {"resources": {"limits": {"cpu": 1}}}})),
-        refused("a quantity of no kind", json!({"server": {"resources": {"limits": {"cpu": "one"}}}}), "spec.server.resources.limits.cpu"),
+        refused(
+            "targets without a target",
+            json!({"performanceTargets": {}}),
+            "performanceTargets needs at least one of",
+        ),
+        refused(
+            "a latency without a bound",
+            latency(json!({})),
+            "latency needs at least one of p50, p95 and p99",
+        ),
+        refused(
+            "p50 above p95",
+            latency(json!({"p50": "2s", "p95": "100ms"})),
+            "latency.p50 may not exceed latency.p95",
+        ),
+        refused(
+            "p95 above p99",
+            latency(json!({"p95": "2s", "p99": "100ms"})),
+            "latency.p95 may not exceed latency.p99",
+        ),
+        refused(
+            "a latency without a unit",
+            latency(json!({"p95": "100"})),
+            "spec.performanceTargets.latency.p95",
+        ),
+        refused(
+            "a latency of zero",
+            latency(json!({"p95": "0ms"})),
+            "must be longer than 0s and at most 1h",
+        ),
+        refused(
+            "a latency in days",
+            latency(json!({"p95": "1d"})),
+            "spec.performanceTargets.latency.p95",
+        ),
+        refused(
+            "an error rate without a percent sign",
+            json!({"performanceTargets": {"errorRate": "0.1"}}),
+            "spec.performanceTargets.errorRate",
+        ),
+        refused(
+            "an error rate above all",
+            json!({"performanceTargets": {"errorRate": "101%"}}),
+            "spec.performanceTargets.errorRate",
+        ),
+        refused(
+            "no request per second",
+            json!({"performanceTargets": {"requestsPerSecond": 0}}),
+            "requestsPerSecond",
+        ),
+        accepted(
+            "an integer as a quantity",
+            json!({"server": {"resources": {"limits": {"cpu": 1}}}}),
+        ),
+        refused(
+            "a quantity of no kind",
+            json!({"server": {"resources": {"limits": {"cpu": "one"}}}}),
+            "spec.server.resources.limits.cpu",
+        ),
         refused("an image with a space", json!({"image": "a b"}), "spec.image"),
-        refused("a path without a slash", json!({"server": {"path": "mcp"}}), "spec.server.path"),
+        refused(
+            "a path without a slash",
+            json!({"server": {"path": "mcp"}}),
+            "spec.server.path",
+        ),
         refused(
             "a variable of the operator",
             json!({"server": {"env": [{"name": "MCP_LISTEN", "value": "x"}]}}),
@@ -101,19 +177,29 @@ fn cases() -> Vec<Case> {
             json!({"server": {"env": [{"name": "A", "value": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}}),
             "takes value or valueFrom, not both",
         ),
-        refused("the same variable twice", json!({"server": {"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}}), "Duplicate value"),
+        refused(
+            "the same variable twice",
+            json!({"server": {"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}}),
+            "Duplicate value",
+        ),
         refused(
             "the default image without a database and with two replicas",
             json!({"replicas": 2, "postgres": {"mode": "Disabled"}}),
             "the default image keeps its state in Postgres",
         ),
-        accepted("the default image without a database and with one replica", json!({"postgres": {"mode": "Disabled"}})),
+        accepted(
+            "the default image without a database and with one replica",
+            json!({"postgres": {"mode": "Disabled"}}),
+        ),
         refused(
             "local sessions behind two load balancers",
             json!({"server": {"sessions": "Local"}}),
             "server.sessions Local needs loadBalancer.replicas 1",
         ),
-        accepted("local sessions behind one load balancer", json!({"server": {"sessions": "Local"}, "loadBalancer": {"replicas": 1}})),
+        accepted(
+            "local sessions behind one load balancer",
+            json!({"server": {"sessions": "Local"}, "loadBalancer": {"replicas": 1}}),
+        ),
         refused(
             "local sessions without a load balancer",
             json!({"replicas": 2, "server": {"sessions": "Local"}, "loadBalancer": {"mode": "None"}}),
@@ -129,8 +215,16 @@ fn cases() -> Vec<Case> {
             json!({"extraLabels": {"app.kubernetes.io/name": "x"}}),
             "extraLabels may not use the prefixes app.kubernetes.io/ and mcpscale.dev/",
         ),
-        refused("an unknown deletion policy", json!({"deletionPolicy": "Delete"}), "spec.deletionPolicy"),
-        refused("too few connections for any pod", json!({"postgres": {"maxConnections": 5}}), "spec.postgres.maxConnections"),
+        refused(
+            "an unknown deletion policy",
+            json!({"deletionPolicy": "Delete"}),
+            "spec.deletionPolicy",
+        ),
+        refused(
+            "too few connections for any pod",
+            json!({"postgres": {"maxConnections": 5}}),
+            "spec.postgres.maxConnections",
+        ),
     ]
 }
 
@@ -152,7 +246,12 @@ async fn mistakes_are_refused_on_apply_with_a_message_that_helps() {
             wrong.push(format!("{}: expected {:?}, got {message:?}", case.name, case.refusal));
         }
     }
-    for name in ["UPPER", "1-starts-with-a-digit", "a-name-of-more-than-forty-characters-is-too-long", "dotted.name"] {
+    for name in [
+        "UPPER",
+        "1-starts-with-a-digit",
+        "a-name-of-more-than-forty-characters-is-too-long",
+        "dotted.name",
+    ] {
         if servers.create(&dry_run(), &object(name, &json!({}))).await.is_ok() {
             wrong.push(format!("the name {name} was accepted"));
         }
@@ -166,17 +265,41 @@ async fn changes_that_would_cost_data_are_refused() {
     let cluster = cluster(&[]).await;
     let servers = dynamic(&cluster.client());
     let base = json!({"postgres": {"storage": {"size": "2Gi", "storageClassName": "fast"}}});
-    servers.create(&PostParams::default(), &object("changes", &base)).await.expect("the base is accepted");
+    servers
+        .create(&PostParams::default(), &object("changes", &base))
+        .await
+        .expect("the base is accepted");
     let cases = [
-        ("the database is taken away", json!({"postgres": {"mode": "Disabled"}}), Some("postgres.mode cannot change")),
-        ("the volume shrinks", json!({"postgres": {"storage": {"size": "1Gi"}}}), Some("postgres.storage.size can only grow")),
-        ("the volume grows", json!({"postgres": {"storage": {"size": "3Gi"}}}), None),
-        ("the class changes", json!({"postgres": {"storage": {"storageClassName": "slow"}}}), Some("storageClassName cannot change")),
+        (
+            "the database is taken away",
+            json!({"postgres": {"mode": "Disabled"}}),
+            Some("postgres.mode cannot change"),
+        ),
+        (
+            "the volume shrinks",
+            json!({"postgres": {"storage": {"size": "1Gi"}}}),
+            Some("postgres.storage.size can only grow"),
+        ),
+        (
+            "the volume grows",
+            json!({"postgres": {"storage": {"size": "3Gi"}}}),
+            None,
+        ),
+        (
+            "the class changes",
+            json!({"postgres": {"storage": {"storageClassName": "slow"}}}),
+            Some("storageClassName cannot change"),
+        ),
         ("more connections", json!({"postgres": {"maxConnections": 300}}), None),
     ];
     for (name, change, refusal) in cases {
-        let parameters = PatchParams { dry_run: true, ..PatchParams::default() };
-        let answer = servers.patch("changes", &parameters, &Patch::Merge(json!({"spec": change}))).await;
+        let parameters = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let answer = servers
+            .patch("changes", &parameters, &Patch::Merge(json!({"spec": change})))
+            .await;
         match (refusal, answer) {
             (None, Ok(_)) => {}
             (Some(expected), Err(error)) if error.to_string().contains(expected) => {}
@@ -189,7 +312,10 @@ async fn changes_that_would_cost_data_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn defaults_are_in_the_schema() {
     let cluster = cluster(&[]).await;
-    let created = dynamic(&cluster.client()).create(&dry_run(), &object("defaults", &json!({}))).await.expect("accepted");
+    let created = dynamic(&cluster.client())
+        .create(&dry_run(), &object("defaults", &json!({})))
+        .await
+        .expect("accepted");
     let spec = &created.data["spec"];
     let expected = [
         ("/loadBalancer/mode", json!("Nginx")),
@@ -215,11 +341,20 @@ async fn defaults_are_in_the_schema() {
 async fn the_scale_subresource_reads_and_writes_replicas() {
     let cluster = cluster(&[]).await;
     let client = cluster.client();
-    dynamic(&client).create(&PostParams::default(), &object("scaled", &json!({"replicas": 2}))).await.expect("accepted");
+    dynamic(&client)
+        .create(&PostParams::default(), &object("scaled", &json!({"replicas": 2})))
+        .await
+        .expect("accepted");
     let servers: Api<McpServer> = Api::namespaced(client, NAMESPACE);
-    assert_eq!(servers.get_scale("scaled").await.unwrap().spec.unwrap().replicas, Some(2));
+    assert_eq!(
+        servers.get_scale("scaled").await.unwrap().spec.unwrap().replicas,
+        Some(2)
+    );
     let patch = Patch::Merge(json!({"spec": {"replicas": 4}}));
-    servers.patch_scale("scaled", &PatchParams::default(), &patch).await.expect("kubectl scale works");
+    servers
+        .patch_scale("scaled", &PatchParams::default(), &patch)
+        .await
+        .expect("kubectl scale works");
     assert_eq!(servers.get("scaled").await.unwrap().spec.replicas, Some(4));
 }
 
@@ -230,7 +365,11 @@ fn the_committed_definition_is_the_one_of_the_types() {
     let current = mcpscale_crds::custom_resource_definition().unwrap();
     assert!(committed == current, "the CRD differs from the types: run `make crds`");
     let chart = include_str!("../../../charts/mcpscale-crds/files/mcpservers.mcpscale.dev.yaml");
-    assert_eq!(chart, include_str!("../../../crds/mcpservers.mcpscale.dev.yaml"), "the chart's copy differs: run `make crds`");
+    assert_eq!(
+        chart,
+        include_str!("../../../crds/mcpservers.mcpscale.dev.yaml"),
+        "the chart's copy differs: run `make crds`"
+    );
 }
 
 fn dynamic(client: &Client) -> Api<DynamicObject> {
@@ -238,10 +377,14 @@ fn dynamic(client: &Client) -> Api<DynamicObject> {
 }
 
 fn object(name: &str, spec: &Value) -> DynamicObject {
-    let object = json!({"apiVersion": "mcpscale.dev/v1alpha1", "kind": "McpServer", "metadata": {"name": name}, "spec": spec});
+    let object =
+        json!({"apiVersion": "mcpscale.dev/v1alpha1", "kind": "McpServer", "metadata": {"name": name}, "spec": spec});
     serde_json::from_value(object).expect("an object")
 }
 
 fn dry_run() -> PostParams {
-    PostParams { dry_run: true, ..PostParams::default() }
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    }
 }

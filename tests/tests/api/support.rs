@@ -26,14 +26,22 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A cluster with the CRD as it is committed.
 pub async fn cluster(controllers: &[&str]) -> ApiCluster {
-    let cluster = ApiCluster::start_with_controllers(controllers).await.expect("the API cluster starts");
+    let cluster = ApiCluster::start_with_controllers(controllers)
+        .await
+        .expect("the API cluster starts");
     let yaml = include_str!("../../../crds/mcpservers.mcpscale.dev.yaml");
     let definition: Value = serde_saphyr::from_str(yaml).expect("the committed CRD parses");
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client());
     let parameters = PatchParams::apply("tests");
-    definitions.patch("mcpservers.mcpscale.dev", &parameters, &Patch::Apply(&definition)).await.expect("the CRD is accepted");
+    definitions
+        .patch("mcpservers.mcpscale.dev", &parameters, &Patch::Apply(&definition))
+        .await
+        .expect("the CRD is accepted");
     let established = await_condition(definitions, "mcpservers.mcpscale.dev", is_crd_established());
-    tokio::time::timeout(DEADLINE, established).await.expect("the CRD is established in time").expect("the watch holds");
+    tokio::time::timeout(DEADLINE, established)
+        .await
+        .expect("the CRD is established in time")
+        .expect("the watch holds");
     cluster
 }
 
@@ -46,9 +54,20 @@ pub struct Operator {
 impl Operator {
     /// Starts one as `mcpscale run` would.
     pub fn start(client: Client, arguments: &[&str]) -> Self {
-        let fixed = ["mcpscale", "run", "--listen", "127.0.0.1:0", "--lease-namespace", NAMESPACE, "--pod-name", "test"];
+        let fixed = [
+            "mcpscale",
+            "run",
+            "--listen",
+            "127.0.0.1:0",
+            "--lease-namespace",
+            NAMESPACE,
+            "--pod-name",
+            "test",
+        ];
         let cli = Cli::try_parse_from(fixed.iter().chain(arguments)).expect("the arguments parse");
-        let Command::Run(arguments) = cli.command else { panic!("not the run command") };
+        let Command::Run(arguments) = cli.command else {
+            panic!("not the run command")
+        };
         let stop = CancellationToken::new();
         let task = tokio::spawn(operate(*arguments, client, stop.clone()));
         Self { stop, task }
@@ -57,8 +76,12 @@ impl Operator {
     /// Asks it to stop, and waits until it has drained.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        let ended = tokio::time::timeout(DEADLINE, &mut self.task).await.expect("the operator drains in time");
-        ended.expect("the operator does not panic").expect("the operator ends well");
+        let ended = tokio::time::timeout(DEADLINE, &mut self.task)
+            .await
+            .expect("the operator drains in time");
+        ended
+            .expect("the operator does not panic")
+            .expect("the operator ends well");
     }
 
     /// Ends it at once, as a crash would.
@@ -87,11 +110,17 @@ pub fn server(name: &str, spec: &Value) -> McpServer {
 /// Creates a server.
 pub async fn create(client: &Client, name: &str, spec: &Value) -> McpServer {
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
-    servers.create(&PostParams::default(), &server(name, spec)).await.expect("the server is accepted")
+    servers
+        .create(&PostParams::default(), &server(name, spec))
+        .await
+        .expect("the server is accepted")
 }
 
 /// Status and reason of a condition.
 pub fn condition(server: &McpServer, kind: &str) -> Option<(String, String)> {
     let conditions = &server.status.as_ref()?.conditions;
-    conditions.iter().find(|c| c.type_ == kind).map(|c| (c.status.clone(), c.reason.clone()))
+    conditions
+        .iter()
+        .find(|c| c.type_ == kind)
+        .map(|c| (c.status.clone(), c.reason.clone()))
 }
