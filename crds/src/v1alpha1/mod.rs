@@ -57,6 +57,8 @@ pub const MAX_NAME_LENGTH: usize = 40;
         .message("server.sessions Local needs loadBalancer.replicas 1: each nginx learns only the sessions that it opened itself, so a second one would send clients to the wrong pod"),
     validation = Rule::new("self.server.sessions != 'Local' || self.loadBalancer.mode == 'Nginx' || ((!has(self.replicas) || self.replicas <= 1) && (!has(self.autoscaling) || self.autoscaling.maxReplicas <= 1))")
         .message("server.sessions Local with loadBalancer.mode None can run one replica only: nothing would lead a client back to the pod that holds its session"),
+    validation = Rule::new("self.server.protocolMode == 'Auto' || self.loadBalancer.mode == 'Nginx'")
+        .message("server.protocolMode other than Auto needs loadBalancer.mode Nginx: it is nginx that turns the other clients away"),
     validation = Rule::new("self.postgres.mode != 'Embedded' || !has(self.server.env) || self.server.env.all(e, !(e.name in ['PGHOST', 'PGPORT', 'PGUSER', 'PGPASSWORD', 'PGDATABASE', 'MCP_DATABASE_URL']))")
         .message("server.env may not set PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE or MCP_DATABASE_URL with postgres.mode Embedded: the operator sets them")
 )]

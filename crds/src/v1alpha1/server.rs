@@ -14,8 +14,8 @@ use crate::Quantity;
 #[x_kube(
     validation = Rule::new("self.protocolMode != 'Stateless' || self.sessions != 'Local'")
         .message("server.sessions Local has no meaning with server.protocolMode Stateless: stateless clients hold no session"),
-    validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['MCP_LISTEN', 'MCP_METRICS_LISTEN', 'MCP_ADMIN_LISTEN', 'MCP_PATH', 'MCP_TUNING_FILE', 'MCP_REDIS_URL', 'MCP_DRAIN_SECONDS', 'MCP_PROTOCOL_MODE']))")
-        .message("server.env may not set MCP_LISTEN, MCP_METRICS_LISTEN, MCP_ADMIN_LISTEN, MCP_PATH, MCP_TUNING_FILE, MCP_REDIS_URL, MCP_DRAIN_SECONDS or MCP_PROTOCOL_MODE: the operator sets them")
+    validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['MCP_LISTEN', 'MCP_METRICS_LISTEN', 'MCP_ADMIN_LISTEN', 'MCP_PATH', 'MCP_TUNING_FILE', 'MCP_REDIS_URL', 'MCP_DRAIN_SECONDS']))")
+        .message("server.env may not set MCP_LISTEN, MCP_METRICS_LISTEN, MCP_ADMIN_LISTEN, MCP_PATH, MCP_TUNING_FILE, MCP_REDIS_URL or MCP_DRAIN_SECONDS: the operator sets them")
 )]
 pub struct ServerSettings {
     /// Arguments of the container. Without them the image's own are used.
@@ -43,7 +43,8 @@ pub struct ServerSettings {
     #[schemars(length(max = 128), regex(pattern = "^/[A-Za-z0-9/_.-]*[A-Za-z0-9_-]$"))]
     pub path: String,
 
-    /// Which clients are served: `Stateless` (MCP 2026-07-28 and later), `Legacy` (up to 2025-11-25), or both.
+    /// Which clients are served: `Stateless` (MCP 2026-07-28 and later), `Legacy` (up to 2025-11-25), or both. The load
+    /// balancer turns the others away with the protocol's own error.
     #[serde(default)]
     pub protocol_mode: ProtocolMode,
 

@@ -2,7 +2,7 @@
 //!
 //! Users have typed fields only, never snippets: text that users can inject is what ended ingress-nginx.
 
-use mcpscale_crds::v1alpha1::Sessions;
+use mcpscale_crds::v1alpha1::{ProtocolMode, Sessions};
 
 use super::{Component, component_name, server};
 use crate::controller::validate::ValidatedServer;
@@ -42,6 +42,7 @@ pub fn render(server: &ValidatedServer) -> String {
             "\n        sticky learn create=$upstream_http_mcp_session_id lookup=$http_mcp_session_id zone=mcp_sessions:8m timeout=1h header;"
         }
     };
+    let refusal = refusal(server.server.protocol_mode);
     let path = &server.server.path;
     format!(
         r#"worker_processes 2;
@@ -101,7 +102,7 @@ http {{
     server {{
         listen {PORT} default_server;
 
-        location = {path} {{
+        location = {path} {{{refusal}
             proxy_pass http://$mcp_pool;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -160,5 +161,20 @@ http {{
     }}
 }}
 "#
+    )
+}
+
+/// Turns the clients of one era away, in the words of the protocol: -32022 with the versions that are served.
+fn refusal(mode: ProtocolMode) -> String {
+    let (pool, supported) = match mode {
+        ProtocolMode::Auto => return String::new(),
+        ProtocolMode::Stateless => ("legacy", r#"["2026-07-28"]"#),
+        ProtocolMode::Legacy => ("modern", r#"["2025-11-25","2025-06-18","2025-03-26"]"#),
+    };
+    format!(
+        r#"
+            if ($mcp_pool = {pool}) {{
+                return 400 '{{"jsonrpc":"2.0","id":null,"error":{{"code":-32022,"message":"Unsupported protocol version","data":{{"supported":{supported}}}}}}}';
+            }}"#
     )
 }

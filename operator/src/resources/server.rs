@@ -1,6 +1,6 @@
 //! The server tier: Deployment, headless Service, tuning ConfigMap and disruption budget.
 
-use mcpscale_crds::v1alpha1::{EnvironmentSource, EnvironmentVariable, KeyReference, ProtocolMode};
+use mcpscale_crds::v1alpha1::{EnvironmentSource, EnvironmentVariable, KeyReference};
 use serde_json::{Value, json};
 
 use super::{
@@ -154,11 +154,6 @@ fn environment(server: &ValidatedServer) -> Value {
         json!({"name": "MCP_TUNING_FILE", "value": format!("{TUNING_MOUNT}/tuning.json")}),
         json!({"name": "MCP_DRAIN_SECONDS", "value": server.server.drain_seconds.to_string()}),
     ];
-    match server.server.protocol_mode {
-        ProtocolMode::Auto => {}
-        ProtocolMode::Stateless => all.push(json!({"name": "MCP_PROTOCOL_MODE", "value": "stateless"})),
-        ProtocolMode::Legacy => all.push(json!({"name": "MCP_PROTOCOL_MODE", "value": "legacy"})),
-    }
     if server.redis {
         let host = component_name(&server.name, Component::Redis);
         all.push(json!({"name": "MCP_REDIS_URL", "value": format!("redis://{host}:{}", redis::PORT)}));
