@@ -70,7 +70,7 @@ where
     match env::var("CLUSTER").as_deref() {
         Err(_) | Ok("" | "node") => {
             let node = NodeCluster::of_this_machine()?;
-            node.up()?;
+            let _held = node.hold()?;
             node.load(&images::all()?)?;
             network::inside(|| run(Some(node), test, &name))?
         }

@@ -88,6 +88,16 @@ impl Lock {
         file.lock().map_err(HarnessError::io("lock", path))?;
         Ok(Self { _file: file })
     }
+
+    /// As [`take`](Self::take), but others may share it; whoever takes it whole waits for all of them.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn share(path: &Path) -> Result<Self, HarnessError> {
+        let file = File::create(path).map_err(HarnessError::io("create", path))?;
+        file.lock_shared().map_err(HarnessError::io("lock", path))?;
+        Ok(Self { _file: file })
+    }
 }
 
 /// A hash over named parts, in the order they are added.

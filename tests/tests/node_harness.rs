@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 /// How long a pod whose image is on the node may take to run, with room for a busy machine.
 const POD_PATIENCE: Duration = Duration::from_mins(2);
 
-fn typed<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).expect("an object of its kind")
+/// Any error: it fails the test.
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn typed<T: DeserializeOwned>(object: Value) -> Result<T, serde_json::Error> {
+    serde_json::from_value(object)
 }
 
 /// A pod that Pod Security `restricted` admits, with a folder `/scratch` to write to.
@@ -51,10 +54,10 @@ fn restricted_pod(name: &str, image: &str, user: u32, command: &[&str]) -> Value
 }
 
 /// Runs the pod to its end and returns what it printed, and how its container ended.
-async fn run_pod(cluster: &Cluster, namespace: &str, pod: Value) -> Result<(String, String), kube::Error> {
+async fn run_pod(cluster: &Cluster, namespace: &str, pod: Value) -> Result<(String, String), AnyError> {
     let pods: Api<Pod> = Api::namespaced(cluster.client(), namespace);
-    let created = pods.create(&PostParams::default(), &typed(pod)).await?;
-    let name = created.metadata.name.expect("it was given");
+    let created = pods.create(&PostParams::default(), &typed(pod)?).await?;
+    let name = created.metadata.name.unwrap_or_default();
     let what = format!("pod {name} to end");
     let ended = eventually(POD_PATIENCE, &what, async || {
         let status = pods
@@ -70,7 +73,7 @@ async fn run_pod(cluster: &Cluster, namespace: &str, pod: Value) -> Result<(Stri
             .and_then(|container| container.state?.terminated);
         state.ok_or_else(|| format!("{:?} {:?}", status.phase, status.container_statuses))
     });
-    let reason = ended.await.expect("the pod ends").reason.unwrap_or_default();
+    let reason = ended.await?.reason.unwrap_or_default();
     Ok((pods.logs(&name, &LogParams::default()).await?, reason))
 }
 
@@ -172,12 +175,12 @@ fn node_a_service_is_found_by_name_and_reached_by_pods_and_by_the_test() -> Test
                      exec /usr/sbin/nginx -c /scratch/nginx.conf -e stderr";
         let mut server = restricted_pod("web", "nginx:1.30", 101, &["sh", "-c", serve]);
         server["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/", "port": 8080}});
-        pods.create(&PostParams::default(), &typed(server)).await?;
+        pods.create(&PostParams::default(), &typed(server)?).await?;
         let service = json!({
             "metadata": {"name": "web"},
             "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
         });
-        services.create(&PostParams::default(), &typed(service)).await?;
+        services.create(&PostParams::default(), &typed(service)?).await?;
 
         let endpoint = cluster.endpoint(&namespace, "web", 80).await?;
         let answer = eventually(POD_PATIENCE, "the Service to answer", async || {
@@ -215,7 +218,7 @@ fn node_a_volume_belongs_to_the_group_of_the_pod_and_comes_back_empty() -> TestR
                 "metadata": {"name": "data"},
                 "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
             });
-            claims.create(&PostParams::default(), &typed(claim)).await?;
+            claims.create(&PostParams::default(), &typed(claim)?).await?;
             let mut pod = restricted_pod("writer", "postgres:18", 999, &["sh", "-c", write]);
             pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
             pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);

@@ -123,13 +123,7 @@ fn release_binary(package: &str) -> Result<PathBuf, HarnessError> {
     run(Command::new(cargo)
         .current_dir(files::repository())
         .env("CARGO_TARGET_DIR", &target)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--bins",
-        ])
+        .args(["build", "--quiet", "--release", "--locked", "--bins"])
         .args(PACKAGES.iter().flat_map(|package| ["--package", package])))?;
     Ok(target.join("release").join(package))
 }
