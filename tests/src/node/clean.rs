@@ -23,6 +23,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the network plugins note what they connected.
 const NETWORK_RESULTS: &str = "/var/lib/cni/results";
+/// Where control groups are.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// Where kubelet makes links to the logs of containers, wherever these are.
 const LOG_LINKS: &str = "/var/log/containers";
 
@@ -35,6 +37,7 @@ pub(super) fn clean(folder: &Path) -> Result<(), HarnessError> {
         end_containers(&folder.join(SOCKET))?;
         processes.stop(PATIENCE, |_| true)?;
         unmount_below(folder)?;
+        remove_control_groups(folder);
         remove_log_links(folder);
     }
     delete_pod_networks()?;
@@ -148,9 +151,37 @@ fn delete_pod_networks() -> Result<(), HarnessError> {
                 network::delete(name)?;
             }
         }
+        // containerd connects each pod's loopback by a network that all clusters of a machine share.
+        let pod = content["containerId"].as_str().unwrap_or_default();
+        let _ = fs::remove_file(Path::new(NETWORK_RESULTS).join(format!("cni-loopback-{pod}-lo")));
         fs::remove_file(entry.path()).map_err(HarnessError::io("remove", entry.path()))?;
     }
     Ok(())
+}
+
+/// Removes the control groups of the pods that kubelet kept in `folder`. They are empty now; one that stays does no harm.
+fn remove_control_groups(folder: &Path) {
+    // With version 1 each controller has a tree of its own, with version 2 there is one.
+    let trees = names_in(Path::new(CONTROL_GROUPS)).map(|name| Path::new(CONTROL_GROUPS).join(name).join("kubepods"));
+    let trees: Vec<PathBuf> = trees.chain([Path::new(CONTROL_GROUPS).join("kubepods")]).collect();
+    for pod in names_in(&folder.join("kubelet/pods")) {
+        for (tree, class) in trees
+            .iter()
+            .flat_map(|tree| ["", "besteffort", "burstable"].map(|class| (tree, class)))
+        {
+            let group = tree.join(class).join(format!("pod{pod}"));
+            for container in names_in(&group) {
+                let _ = fs::remove_dir(group.join(container));
+            }
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+/// The names in a folder, none if it is not there.
+fn names_in(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Removes the links to logs in `folder` that kubelet made in the machine's own folder of logs.

@@ -1,7 +1,7 @@
 //! Node mode: a node that runs real pods, Services, volumes and DNS, in a network namespace of its own.
 //!
 //! Everything of the cluster lives in one folder and one network namespace; nothing changes on the machine's own
-//! network. Processes on this machine reach the cluster by entering the namespace ([`network::inside`]).
+//! network. Processes on this machine reach the cluster by entering the namespace (`network::inside`).
 //!
 //! The node is what a user's node is, with these exceptions: no `NetworkPolicy` is enforced, there is one node, images
 //! are loaded instead of pulled, and volumes are folders of this machine.
