@@ -3,6 +3,11 @@
 //! Types, schema and admission rules only: no client, no runtime. The YAML made from these types is committed in
 //! `crds/` and a test fails when the two drift.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "`kubectl explain` prints these texts as they are, without Markdown"
+)]
+
 mod crd;
 pub mod labels;
 pub mod v1alpha1;

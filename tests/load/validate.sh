@@ -12,7 +12,7 @@ cargo build --quiet --release -p mcp-load --bin mcp-load --example fixed_delay_s
 built=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
 work=$(mktemp -d)
 server=""
-stop_server() { [ -z "$server" ] || { kill "$server" && wait "$server" || true; server=""; } 2>/dev/null; }
+stop_server() { if [ -n "$server" ]; then kill "$server"; wait "$server" || true; server=""; fi; } 2>/dev/null
 trap 'stop_server; rm -rf "$work"' EXIT
 
 address=127.0.0.1:18080

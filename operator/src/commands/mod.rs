@@ -4,6 +4,8 @@ mod crd;
 mod render;
 mod run;
 
+use std::io::{self, Write};
+
 pub use run::operate;
 
 use crate::{
@@ -20,6 +22,14 @@ pub async fn execute(cli: Cli) -> Result<(), String> {
         Command::Run(arguments) => run::run(*arguments).await,
         Command::Crd => crd::print(),
         Command::Render(arguments) => render::print(&arguments),
+    }
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head`, is no error.
+fn print_text(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use kube::ResourceExt;
 use mcpscale_crds::v1alpha1::McpServer;
 use serde_json::Value;
 
+use super::print_text;
 use crate::{
     cli::RenderArguments,
     controller::{
@@ -31,7 +32,7 @@ pub fn print(arguments: &RenderArguments) -> Result<(), String> {
         .get_or_insert_with(|| "00000000-0000-0000-0000-000000000000".into());
     for object in render(&resource, &Installation::from(&arguments.installation))? {
         let yaml = serde_saphyr::to_string(&object).map_err(|error| error.to_string())?;
-        println!("---\n{}", yaml.trim_end());
+        print_text(&format!("---\n{}\n", yaml.trim_end()))?;
     }
     Ok(())
 }

@@ -218,16 +218,16 @@ async fn lead_until_lost(
         .await
         .map_err(|error| format!("the Lease {namespace}/{} cannot be used: {error}", arguments.lease_name))?;
     let (mut leads, task) = manager.watch().await;
-    let mut led = false;
+    let mut was_leader = false;
     loop {
-        let now_leads = *leads.borrow_and_update();
-        metrics.leader.set(i64::from(now_leads));
-        if led && !now_leads {
+        let is_leader = *leads.borrow_and_update();
+        metrics.leader.set(i64::from(is_leader));
+        if was_leader && !is_leader {
             return Err("the Lease was lost: another operator leads".into());
         }
-        if now_leads && !led {
+        if is_leader && !was_leader {
             tracing::info!("leading");
-            led = true;
+            was_leader = true;
             let _ = lead.send(true);
         }
         tokio::select! {

@@ -13,7 +13,7 @@ use std::{
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
     core::ObjectMeta,
 };
@@ -23,15 +23,12 @@ use thiserror::Error;
 
 use super::{
     caches::CachedChild,
-    context::{ServerKey, Shared, older_than},
+    context::{Context, ServerKey, older_than},
     dereference::Observed,
     plan::Plan,
     validate::ValidatedServer,
 };
-use crate::{
-    metrics::Metrics,
-    resources::{Child, ChildKind, Component, component_name, postgres},
-};
+use crate::resources::{Child, ChildKind, Component, component_name, postgres};
 
 /// How long a cache may take to show our last write before the guard lets a reconcile pass all the same.
 const GUARD_LIMIT: Duration = Duration::from_secs(10);
@@ -133,17 +130,13 @@ pub fn version(metadata: &ObjectMeta) -> Option<u64> {
 /// # Errors
 /// At the first write that fails; what was written stays, and the next reconcile goes on from there.
 pub async fn apply(
-    client: &Client,
-    written: &Shared<HashMap<ServerKey, Written>>,
-    metrics: &Metrics,
+    context: &Context,
     server: &ValidatedServer,
     plan: &Plan,
     observed: &Observed,
 ) -> Result<(), ApplyError> {
     let writer = Writer {
-        client,
-        written,
-        metrics,
+        context,
         key: (server.namespace.clone(), server.name.clone()),
     };
     if plan.needs_secret {
@@ -157,20 +150,19 @@ pub async fn apply(
 }
 
 struct Writer<'a> {
-    client: &'a Client,
-    written: &'a Shared<HashMap<ServerKey, Written>>,
-    metrics: &'a Metrics,
+    context: &'a Context,
     key: ServerKey,
 }
 
 impl Writer<'_> {
     fn api(&self, kind: ChildKind) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.key.0, &kind.api_resource())
+        Api::namespaced_with(self.context.client.clone(), &self.key.0, &kind.api_resource())
     }
 
     /// Writes the Secret if there is none. An existing one is never replaced: its password is the one in the database.
     async fn ensure_secret(&self, server: &ValidatedServer) -> Result<(), ApplyError> {
         if self
+            .context
             .written
             .lock()
             .get(&self.key)
@@ -189,7 +181,12 @@ impl Writer<'_> {
             Err(error) => return Err(error),
             Ok(()) => {}
         }
-        self.written.lock().entry(self.key.clone()).or_default().secret_ensured = true;
+        self.context
+            .written
+            .lock()
+            .entry(self.key.clone())
+            .or_default()
+            .secret_ensured = true;
         Ok(())
     }
 
@@ -204,7 +201,7 @@ impl Writer<'_> {
             ..PostParams::default()
         };
         let object = serde_json::from_value(child.body.clone()).map_err(|e| failed(kube::Error::SerdeError(e)))?;
-        self.metrics.writes.inc();
+        self.context.metrics.writes.inc();
         self.api(child.kind)
             .create(&parameters, &object)
             .await
@@ -233,7 +230,7 @@ impl Writer<'_> {
             field_validation: Some(ValidationDirective::Strict),
             ..PatchParams::default()
         };
-        self.metrics.writes.inc();
+        self.context.metrics.writes.inc();
         let applied = self
             .api(child.kind)
             .patch(&child.name, &parameters, &Patch::Apply(&child.body))
@@ -249,7 +246,8 @@ impl Writer<'_> {
     }
 
     fn is_current(&self, child: &Child, desired: u64, cached: &ObjectMeta) -> bool {
-        self.written
+        self.context
+            .written
             .lock()
             .get(&self.key)
             .and_then(|written| written.children.get(&(child.kind, child.name.clone())))
@@ -266,7 +264,8 @@ impl Writer<'_> {
             our_fields: our_fields(metadata),
             at: Instant::now(),
         };
-        self.written
+        self.context
+            .written
             .lock()
             .entry(self.key.clone())
             .or_default()
@@ -291,8 +290,8 @@ impl Writer<'_> {
             "metadata": {"name": name},
             "spec": {"replicas": plan.replicas},
         });
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.key.0);
-        self.metrics.writes.inc();
+        let deployments: Api<Deployment> = Api::namespaced(self.context.client.clone(), &self.key.0);
+        self.context.metrics.writes.inc();
         let scaled = deployments
             .patch(
                 &name,
@@ -305,7 +304,7 @@ impl Writer<'_> {
                 replicas: plan.replicas,
                 source,
             })?;
-        let mut written = self.written.lock();
+        let mut written = self.context.written.lock();
         let record = written
             .get_mut(&self.key)
             .and_then(|w| w.children.get_mut(&(ChildKind::Deployment, name)));
@@ -336,7 +335,8 @@ impl Writer<'_> {
 
     async fn delete(&self, child: &CachedChild) -> Result<(), ApplyError> {
         let name = child.metadata.name.clone().unwrap_or_default();
-        self.written
+        self.context
+            .written
             .lock()
             .entry(self.key.clone())
             .or_default()
@@ -349,7 +349,7 @@ impl Writer<'_> {
             uid: child.metadata.uid.clone(),
             resource_version: None,
         });
-        self.metrics.writes.inc();
+        self.context.metrics.writes.inc();
         match self.api(child.kind).delete(&name, &parameters).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),

@@ -198,6 +198,7 @@ where
 }
 
 /// The API of a kind in one namespace, or in all.
+#[must_use]
 pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,

@@ -67,7 +67,7 @@ impl Context {
         self.metrics
             .objects_in_backoff
             .set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
-        delay.min(Duration::from_secs(300))
+        delay.min(Duration::from_mins(5))
     }
 
     /// Forgets the failures of a server that was reconciled.

@@ -30,7 +30,7 @@ use super::{
 /// A server whose caches lag behind our own writes is looked at again after this; the watch event usually comes first.
 const CACHE_LAG: Duration = Duration::from_millis(250);
 /// Everything is looked at again at least this often, in case a watch missed something.
-const RESYNC: Duration = Duration::from_secs(600);
+const RESYNC: Duration = Duration::from_mins(10);
 
 /// Why a reconcile failed.
 #[derive(Debug, Error)]
@@ -105,17 +105,7 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
         (validated, plan(validated, &observed, desired.filter(|_| scaled)))
     });
     let applied = match &planned {
-        Ok((validated, plan)) if !resource.spec.paused => {
-            apply(
-                &context.client,
-                &context.written,
-                &context.metrics,
-                validated,
-                plan,
-                &observed,
-            )
-            .await
-        }
+        Ok((validated, plan)) if !resource.spec.paused => apply(context, validated, plan, &observed).await,
         _ => Ok(()),
     };
     let new = status(&Facts {

@@ -29,21 +29,18 @@ pub const SHUTDOWN_SECONDS: u32 = 60;
 /// - No limits: they are off by default.
 #[must_use]
 pub fn render(server: &ValidatedServer) -> String {
-    let upstream = format!(
-        "{}.{}.svc.{}:{}",
-        component_name(&server.name, Component::Server),
-        server.namespace,
-        server.cluster_domain,
-        server::PORT
-    );
-    let sticky = match server.server.sessions {
-        Sessions::Shared => "",
-        Sessions::Local => {
-            "\n        sticky learn create=$upstream_http_mcp_session_id lookup=$http_mcp_session_id zone=mcp_sessions:8m timeout=1h header;"
-        }
-    };
-    let refusal = refusal(server.server.protocol_mode);
-    let path = &server.server.path;
+    [
+        settings(),
+        upstreams(server),
+        client_server(server),
+        status_server(server),
+        "}\n".to_owned(),
+    ]
+    .concat()
+}
+
+/// Everything that is the same for every server.
+fn settings() -> String {
     format!(
         r#"worker_processes 2;
 worker_shutdown_timeout {SHUTDOWN_SECONDS}s;
@@ -80,7 +77,27 @@ http {{
     include {RUN}/resolver.conf;
     resolver_timeout 2s;
 
-    map $http_mcp_protocol_version $mcp_pool {{
+"#
+    )
+}
+
+/// The pools of server pods.
+fn upstreams(server: &ValidatedServer) -> String {
+    let upstream = format!(
+        "{}.{}.svc.{}:{}",
+        component_name(&server.name, Component::Server),
+        server.namespace,
+        server.cluster_domain,
+        server::PORT
+    );
+    let sticky = match server.server.sessions {
+        Sessions::Shared => "",
+        Sessions::Local => {
+            "\n        sticky learn create=$upstream_http_mcp_session_id lookup=$http_mcp_session_id zone=mcp_sessions:8m timeout=1h header;"
+        }
+    };
+    format!(
+        r#"    map $http_mcp_protocol_version $mcp_pool {{
         "2026-07-28" modern;
         default legacy;
     }}
@@ -99,7 +116,16 @@ http {{
         keepalive 64;
     }}
 
-    server {{
+"#
+    )
+}
+
+/// What clients talk to.
+fn client_server(server: &ValidatedServer) -> String {
+    let path = &server.server.path;
+    let refusal = refusal(server.server.protocol_mode);
+    format!(
+        r#"    server {{
         listen {PORT} default_server;
 
         location = {path} {{{refusal}
@@ -126,7 +152,15 @@ http {{
         }}
     }}
 
-    server {{
+"#
+    )
+}
+
+/// What probes talk to, apart from client traffic. Readiness asks through the upstream: nginx alone serves nobody.
+fn status_server(server: &ValidatedServer) -> String {
+    let path = &server.server.path;
+    format!(
+        r#"    server {{
         listen {STATUS_PORT};
         access_log off;
 
@@ -159,7 +193,6 @@ http {{
             stub_status;
         }}
     }}
-}}
 "#
     )
 }

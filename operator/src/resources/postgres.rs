@@ -40,10 +40,18 @@ rm -rf "$new"
 "$BINARIES/initdb" --pgdata "$new" --username postgres --encoding UTF8 --locale C.UTF-8 --data-checksums \
   --auth-local peer --auth-host scram-sha-256
 printf 'host all all all scram-sha-256\n' >> "$new/pg_hba.conf"
-{
-  printf "CREATE ROLE mcp LOGIN PASSWORD '%s';\n" "$(cat "$PASSWORD_FILE")"
-  printf 'CREATE DATABASE mcp OWNER mcp;\n'
-} | "$BINARIES/postgres" --single -j -D "$new" postgres > /dev/null
+# Single-user mode takes one statement a line and ends well whatever they did, so its words decide. A statement is never
+# logged: one of them holds the password.
+said=$({
+  printf "CREATE ROLE mcp LOGIN PASSWORD '%s'\n" "$(cat "$PASSWORD_FILE")"
+  printf 'CREATE DATABASE mcp OWNER mcp\n'
+} | "$BINARIES/postgres" --single -D "$new" -c log_min_error_statement=panic postgres 2>&1)
+case "$said" in
+  *ERROR:* | *FATAL:* | *PANIC:*)
+    echo "the role and the database could not be made: $said" >&2
+    exit 1
+    ;;
+esac
 rmdir "$PGDATA" 2> /dev/null || true
 mv "$new" "$PGDATA"
 echo "the data directory was made"

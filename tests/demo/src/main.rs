@@ -30,13 +30,13 @@ const INTERRUPTED: u8 = 130;
 fn main() -> ExitCode {
     let stop = CancellationToken::new();
     let ended = stop_on_signal(stop.clone()).and_then(|()| run(&stop));
+    if let Err(error) = &ended {
+        eprintln!("\nmake demo: {error}");
+    }
     match ended {
-        Err(error) if !stop.is_cancelled() => {
-            eprintln!("\nmake demo: {error}");
-            ExitCode::FAILURE
-        }
         _ if stop.is_cancelled() => ExitCode::from(INTERRUPTED),
-        _ => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 
@@ -91,11 +91,14 @@ fn in_cluster(narrator: &Narrator, stop: &CancellationToken, tidy_up: bool) -> R
                 () = stop.cancelled() => Ok(()),
                 told = tell(&cluster, narrator) => told,
             };
-            if tidy_up {
-                before.restore(&cluster).await?;
-            }
             // Ctrl-C ends helm and kubectl, too: their error is no failure then, and nothing to collect.
-            if stop.is_cancelled() { Ok(()) } else { told }
+            let told = if stop.is_cancelled() { Ok(()) } else { told };
+            let restored = if tidy_up {
+                before.restore(&cluster).await
+            } else {
+                Ok(())
+            };
+            told.and(restored)
         })
     };
     thread::scope(|scope| {

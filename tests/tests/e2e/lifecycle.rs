@@ -30,7 +30,7 @@ fn an_operator_killed_in_a_rollout_is_no_loss() -> TestResult {
         let spec = |value: &str| json!({"replicas": 2, "server": {"env": [{"name": "ROLLOUT", "value": value}]}});
         apply(&client, &namespace, "context", spec("first")).await?;
         wait_until_ready(&client, &namespace, "context").await?;
-        wait_for_replicas(&client, &namespace, "context", 2, Duration::from_secs(60)).await?;
+        wait_for_replicas(&client, &namespace, "context", 2, Duration::from_mins(1)).await?;
         apply(&client, &namespace, "context", spec("second")).await?;
         kill_operator(&client).await?;
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
@@ -53,7 +53,7 @@ fn an_operator_killed_in_a_rollout_is_no_loss() -> TestResult {
         )
         .await?;
         kill_operator(&client).await?;
-        wait_for_replicas(&client, &namespace, "context", 2, Duration::from_secs(120)).await?;
+        wait_for_replicas(&client, &namespace, "context", 2, Duration::from_mins(2)).await?;
         wait_for(
             &client,
             (&namespace, "context"),

@@ -182,7 +182,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
     run_in_cluster(async |cluster| {
         let (namespace, url, _endpoint) = started(&cluster, "blind", 1, 4).await?;
         let client = cluster.client();
-        let load = Load::start(&url, vec![Phase::constant(150.0, Duration::from_secs(600))]);
+        let load = Load::start(&url, vec![Phase::constant(150.0, Duration::from_mins(10))]);
         let grown = eventually(Duration::from_secs(90), "replicas rise with the load", async || {
             let now = replicas(&client, &namespace).await?;
             if now >= 2 {
@@ -197,7 +197,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
             &client,
             (&namespace, "loop"),
             ("MetricsAvailable", "False", None),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
         )
         .await?;
         let (_, reason, _) =
@@ -229,7 +229,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
         )
         .await?;
         eventually(
-            Duration::from_secs(180),
+            Duration::from_mins(3),
             "replicas fall once there is data again",
             async || {
                 let now = replicas(&client, &namespace).await?;
@@ -283,7 +283,7 @@ fn a_steady_server_is_not_written_to() -> TestResult {
         }
         let (namespace, url, _endpoint) = started(&cluster, "steady", 2, 4).await?;
         quiet_for_a_minute(&cluster, &namespace, "idle").await?;
-        let load = Load::start(&url, vec![Phase::constant(60.0, Duration::from_secs(600))]);
+        let load = Load::start(&url, vec![Phase::constant(60.0, Duration::from_mins(10))]);
         quiet_for_a_minute(&cluster, &namespace, "under steady load").await?;
         let report = load.stop().await?;
         assert_eq!((report.failed(), report.shed()), (0, 0), "{:?}", report.failures);
@@ -294,7 +294,7 @@ fn a_steady_server_is_not_written_to() -> TestResult {
 /// Waits for a minute in which the operator writes nothing but its Lease; what comes before is its way there.
 async fn quiet_for_a_minute(cluster: &Cluster, namespace: &str, when: &str) -> Result<()> {
     eventually(
-        Duration::from_secs(240),
+        Duration::from_mins(4),
         &format!("a minute without a write, {when}"),
         async || {
             let since = Timestamp::now();

@@ -25,7 +25,7 @@ fn a_new_server_serves_within_thirty_seconds_and_any_pod_serves_any_client() -> 
         println!("ready after {took:.1?}");
         // A cluster of the user's own may have to pull images first.
         assert!(!cluster.is_node() || took < Duration::from_secs(30), "it took {took:?}");
-        wait_for_replicas(&client, &namespace, "context", 3, Duration::from_secs(60)).await?;
+        wait_for_replicas(&client, &namespace, "context", 3, Duration::from_mins(1)).await?;
         if cluster.is_node() {
             written_through_one_read_through_another(&cluster, &namespace).await?;
         }
