@@ -1,8 +1,10 @@
 //! The whole loop on a cluster with real pods: installed with Helm, used by real clients, under real load.
 //!
-//! The tests run one at a time (`make test-e2e`): they share one machine's cores.
+//! `make test-e2e` runs some at the same time, and those in `alone` one after the other.
 
+mod alone;
 mod lifecycle;
+mod load;
 mod scaling;
 mod serving;
 mod support;

@@ -10,6 +10,7 @@ use kube::{
 use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::{Cluster, HarnessError, eventually, installation};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 /// What a test's steps return.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -18,9 +19,15 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 /// `serving::a_new_server_serves_within_thirty_seconds`.
 pub const START: Duration = Duration::from_secs(90);
 
-/// Installs the operator with Helm. The scaler's down window of the tests is in their resources, not here.
+/// One Helm at a time, and once is enough.
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+
+/// Installs the operator with Helm.
 pub async fn install(cluster: &Cluster) -> Result<()> {
-    Ok(installation::install(cluster, &[]).await?)
+    INSTALLED
+        .get_or_try_init(async || installation::install(cluster, &[]).await)
+        .await?;
+    Ok(())
 }
 
 /// Applies a server as `kubectl apply` would.

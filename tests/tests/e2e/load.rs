@@ -1,0 +1,78 @@
+//! A load beside a test, and the server that it is sent to.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Api, Client};
+use mcp_load::{CancellationToken, Era, Mix, Phase, Plan, Report};
+use mcpscale_tests::{Cluster, Endpoint};
+use tokio::task::JoinHandle;
+
+use super::support::{Result, apply, install, scaled, wait_for, wait_until_ready};
+
+/// Time that one call of the load takes in its slot. With four slots a pod does 100 such calls a second at most.
+const CALL_MILLISECONDS: u64 = 40;
+
+/// A load that runs beside the test.
+pub struct Load {
+    stop: CancellationToken,
+    task: JoinHandle<std::result::Result<Report, mcp_load::RunError>>,
+}
+
+impl Load {
+    /// Starts it.
+    pub fn start(url: &str, phases: Vec<Phase>) -> Self {
+        let mut plan = Plan::new(url, Mix::simulate_work(CALL_MILLISECONDS, 0), phases);
+        plan.era = Era::Mixed;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(mcp_load::run(plan, None, stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Waits for its end.
+    pub async fn finish(self) -> Result<Report> {
+        let report = self.task.await??;
+        println!("{}", mcp_load::table(&report));
+        Ok(report)
+    }
+
+    /// Ends it now.
+    pub async fn stop(self) -> Result<Report> {
+        self.stop.cancel();
+        self.finish().await
+    }
+}
+
+/// Server pods that are set.
+pub async fn replicas(client: &Client, namespace: &str) -> std::result::Result<i32, String> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let deployment = deployments
+        .get("loop-server")
+        .await
+        .map_err(|error| error.to_string())?;
+    Ok(deployment.spec.and_then(|spec| spec.replicas).unwrap_or(0))
+}
+
+/// A started server and the URL of its load balancer.
+pub async fn started(
+    cluster: &Cluster,
+    prefix: &str,
+    minimum: i32,
+    maximum: i32,
+) -> Result<(String, String, Endpoint)> {
+    install(cluster).await?;
+    let client = cluster.client();
+    let namespace = cluster.namespace(prefix).await?;
+    apply(&client, &namespace, "loop", scaled(minimum, maximum)).await?;
+    wait_until_ready(&client, &namespace, "loop").await?;
+    wait_for(
+        &client,
+        (&namespace, "loop"),
+        ("MetricsAvailable", "True", None),
+        Duration::from_secs(90),
+    )
+    .await?;
+    let endpoint = cluster.endpoint(&namespace, "loop", 80).await?;
+    let url = format!("{}/mcp", endpoint.url());
+    Ok((namespace, url, endpoint))
+}
