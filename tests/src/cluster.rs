@@ -147,6 +147,9 @@ impl Cluster {
     /// When the API server refuses it, or it does not get its service account.
     pub async fn namespace(&self, prefix: &str) -> Result<String, HarnessError> {
         if let Some(node) = &self.shared.node {
+            // Two tests at once would make the same volume.
+            static RECYCLING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+            let _one_at_a_time = RECYCLING.lock().await;
             node::recycle(&self.client(), &node.volumes()).await?;
         }
         let name = format!("{prefix}-{}", &pki::random_token()?[..6]);

@@ -1,11 +1,12 @@
-//! Tests that take away what all share: Prometheus, the operator. They run when no other does.
+//! Tests that take away what all share (Prometheus, the operator), or measure time under load. They run when no other
+//! does.
 
 use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use mcp_load::Phase;
 use mcpscale_tests::{TestResult, eventually, installation::NAMESPACE, run_in_cluster};
@@ -174,6 +175,99 @@ async fn kill_operator(client: &Client) -> Result<()> {
     for pod in found {
         pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
             .await?;
+    }
+    Ok(())
+}
+
+/// The main job. What a user loses without it: everything the project is for.
+#[test]
+fn load_times_five_scales_up_and_down_without_a_failed_request() -> TestResult {
+    run_in_cluster(async |cluster| {
+        let (namespace, url, _endpoint) = started(&cluster, "loop", 1, 6).await?;
+        let client = cluster.client();
+        let phases = [(30.0, 20), (150.0, 70), (20.0, 70)];
+        let load = Load::start(
+            &url,
+            phases
+                .map(|(rate, seconds)| Phase::constant(rate, Duration::from_secs(seconds)))
+                .into(),
+        );
+        let grown = eventually(Duration::from_secs(90), "replicas rise with the load", async || {
+            let now = replicas(&client, &namespace).await?;
+            if now >= 2 {
+                Ok(now)
+            } else {
+                Err(format!("{now} replicas"))
+            }
+        })
+        .await?;
+        println!("grew to {grown}");
+        eventually(Duration::from_secs(200), "replicas fall after the load", async || {
+            let now = replicas(&client, &namespace).await?;
+            if now == 1 {
+                Ok(())
+            } else {
+                Err(format!("{now} replicas"))
+            }
+        })
+        .await?;
+        let report = load.finish().await?;
+        let server = read(&client, &namespace, "loop").await?;
+        let scaling = server
+            .status
+            .clone()
+            .and_then(|status| status.scaling)
+            .ok_or("no scaling status")?;
+        for decision in &scaling.decisions {
+            println!(
+                "{} -> {}: {} {}",
+                decision.from, decision.to, decision.reason, decision.message
+            );
+        }
+        assert!(
+            report.is_valid(),
+            "the load tester could not keep its own schedule: {:?}",
+            report.invalid
+        );
+        assert_eq!(report.failed(), 0, "{:?}", report.failures);
+        // The first seconds of the step exceed what one pod can do; the last thirty of the hold must be served in full.
+        let held = report.window(60, 89);
+        assert_eq!(held.counts.shed, 0, "shed although there were pods enough");
+        let p95 = held.quantile(0.95).ok_or("no latency")?;
+        assert!(p95 < Duration::from_millis(150), "p95 of {p95:?} while holding");
+        let before = report.window(0, 19);
+        assert_eq!(before.counts.shed, 0, "shed under light load");
+        assert!(scaling.decisions.iter().any(|d| d.to > d.from) && scaling.decisions.iter().any(|d| d.to < d.from));
+        assert!(
+            scaling.decisions.iter().all(|d| d.message.len() > 20),
+            "a decision without its sentence"
+        );
+        no_connection_was_refused(&client, &namespace).await
+    })
+}
+
+/// What a user loses without it: the pools of all pods together ask more of Postgres than it has.
+async fn no_connection_was_refused(client: &Client, namespace: &str) -> TestResult {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    for pod in pods(client, namespace, "loop", "postgres").await? {
+        let name = pod.metadata.name.unwrap_or_default();
+        let log = api
+            .logs(
+                &name,
+                &LogParams {
+                    container: Some("postgres".into()),
+                    ..LogParams::default()
+                },
+            )
+            .await?;
+        assert!(
+            log.contains("ready to accept connections"),
+            "this is not the log of Postgres: {log}"
+        );
+        assert!(
+            !log.contains("too many clients") && !log.contains("remaining connection slots"),
+            "{log}"
+        );
     }
     Ok(())
 }

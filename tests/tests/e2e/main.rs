@@ -5,6 +5,6 @@
 mod alone;
 mod lifecycle;
 mod load;
-mod scaling;
 mod serving;
+mod steady;
 mod support;

@@ -1,0 +1,67 @@
+//! A server that does not change is left in peace.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mcp_load::Phase;
+use mcpscale_tests::{Cluster, TestResult, eventually, installation::OPERATOR, run_in_cluster};
+
+use super::{
+    load::{Load, started},
+    support::Result,
+};
+
+/// What the cluster loses without it: an API server that is busy with an operator that has nothing to say.
+#[test]
+fn a_steady_server_is_not_written_to() -> TestResult {
+    run_in_cluster(async |cluster| {
+        if !cluster.is_node() {
+            println!("writes can be counted on the node of this machine only: nothing to see here");
+            return Ok(());
+        }
+        let (namespace, url, _endpoint) = started(&cluster, "steady", 2, 4).await?;
+        quiet_for_a_minute(&cluster, &namespace, "idle").await?;
+        let load = Load::start(&url, vec![Phase::constant(60.0, Duration::from_mins(10))]);
+        quiet_for_a_minute(&cluster, &namespace, "under steady load").await?;
+        let report = load.stop().await?;
+        assert_eq!((report.failed(), report.shed()), (0, 0), "{:?}", report.failures);
+        Ok(())
+    })
+}
+
+/// Waits for a minute in which the operator writes nothing to the namespace; what comes before is its way there.
+async fn quiet_for_a_minute(cluster: &Cluster, namespace: &str, when: &str) -> Result<()> {
+    eventually(
+        Duration::from_mins(4),
+        &format!("a minute without a write, {when}"),
+        async || {
+            let since = Timestamp::now();
+            loop {
+                let writes = cluster
+                    .audit_writes(OPERATOR, since)
+                    .map_err(|error| error.to_string())?;
+                let writes: Vec<_> = writes
+                    .into_iter()
+                    .filter(|write| write.namespace == namespace)
+                    .map(|write| format!("{} {}/{} {}", write.verb, write.resource, write.subresource, write.name))
+                    .collect();
+                if !writes.is_empty() {
+                    println!("{when}, still settling in {namespace}: {writes:?}");
+                    return Err(format!("{writes:?}"));
+                }
+                if since.duration_until(Timestamp::now()).as_secs() >= 60 {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        },
+    )
+    .await?;
+    // The audit log works: the Lease is renewed all the time.
+    let all = cluster.audit_writes(OPERATOR, Timestamp::UNIX_EPOCH)?;
+    assert!(
+        all.iter().any(|write| write.resource == "leases"),
+        "the audit log shows no write of the operator at all"
+    );
+    Ok(())
+}
