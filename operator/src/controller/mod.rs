@@ -14,6 +14,7 @@ pub mod context;
 pub mod dereference;
 pub mod events;
 pub mod plan;
+pub mod policy;
 pub mod reconcile;
 pub mod run;
 pub mod scaling;

@@ -21,7 +21,7 @@ use super::{
     caches::GuardedServer,
     context::{Context, ServerKey},
     plan::rolled_out,
-    validate::policy,
+    policy::policy,
 };
 use crate::{
     resources::{Component, component_name},

@@ -6,17 +6,19 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
-use mcpscale_autoscaler::{self as autoscaler, Balancing, LatencyTarget, Policy, Quantile, Targets};
 use mcpscale_crds::{
     ValueError, labels,
     v1alpha1::{
-        Autoscaling, Behavior, DataTierMode, KnobMode, LoadBalancer, LoadBalancerMode, MAX_NAME_LENGTH, McpServer,
-        PodSettings, PolicyKind, ScalingRules, SelectPolicy, ServerSettings, Storage,
+        Autoscaling, DataTierMode, KnobMode, LoadBalancer, MAX_NAME_LENGTH, McpServer, PodSettings, ServerSettings,
+        Storage,
     },
 };
 use thiserror::Error;
 
-use super::dereference::{DataClaim, Observed};
+use super::{
+    dereference::{DataClaim, Observed},
+    policy::policy,
+};
 use crate::resources::postgres;
 
 /// Connections of Postgres that server pods never get: 3 for superusers, 5 for administrators and their tools, 2 for
@@ -289,7 +291,11 @@ fn validate_quantities(spec: &mcpscale_crds::v1alpha1::McpServerSpec) -> Result<
         .try_for_each(|q| check("server.resources.limits", q))
 }
 
-fn replicas(fixed: Option<i32>, autoscaling: Option<&Autoscaling>) -> Result<Replicas, ValidateError> {
+/// Who sets the replicas.
+///
+/// # Errors
+/// When the bounds exclude each other.
+pub(super) fn replicas(fixed: Option<i32>, autoscaling: Option<&Autoscaling>) -> Result<Replicas, ValidateError> {
     let Some(autoscaling) = autoscaling else {
         return Ok(Replicas::Fixed(fixed.unwrap_or(1)));
     };
@@ -360,314 +366,6 @@ fn repository(image: &str) -> &str {
     }
 }
 
-/// What the scaler needs to know of a resource.
-///
-/// # Errors
-/// When a value with a unit does not parse.
-pub fn policy(resource: &McpServer, installation: &Installation) -> Result<Policy, ValidateError> {
-    let spec = &resource.spec;
-    let replicas = replicas(spec.replicas, spec.autoscaling.as_ref())?;
-    let (minimum, maximum) = match spec.autoscaling.as_ref().filter(|a| a.replicas.mode != KnobMode::Off) {
-        Some(autoscaling) => (autoscaling.min_replicas, autoscaling.max_replicas),
-        None => (replicas.most(), replicas.most()),
-    };
-    let load_balancers = match spec.load_balancer.mode {
-        LoadBalancerMode::Nginx => spec.load_balancer.replicas,
-        LoadBalancerMode::None => 0,
-    };
-    let cpu_limit = spec
-        .server
-        .resources
-        .limits
-        .get("cpu")
-        .map(mcpscale_crds::Quantity::value)
-        .transpose();
-    Ok(Policy {
-        min_replicas: unsigned(minimum).max(1),
-        max_replicas: unsigned(maximum).max(1),
-        concurrency: unsigned(spec.server.concurrency).max(1),
-        balancing: Balancing::of_load_balancers(unsigned(load_balancers)),
-        cpu_limit_cores: cpu_limit.map_err(|source| ValidateError::Value {
-            field: "server.resources.limits.cpu",
-            source,
-        })?,
-        scrape_interval_seconds: f64::from(installation.scrape_interval_seconds),
-        targets: targets(resource)?,
-        behavior: spec
-            .autoscaling
-            .as_ref()
-            .and_then(|a| a.behavior.as_ref())
-            .map(behavior)
-            .unwrap_or_default(),
-    })
-}
-
-fn targets(resource: &McpServer) -> Result<Targets, ValidateError> {
-    let Some(declared) = &resource.spec.performance_targets else {
-        return Ok(Targets::default());
-    };
-    let mut latency = Vec::new();
-    if let Some(bounds) = &declared.latency {
-        let quantiles = [
-            ("performanceTargets.latency.p50", Quantile::P50, &bounds.p50),
-            ("performanceTargets.latency.p95", Quantile::P95, &bounds.p95),
-            ("performanceTargets.latency.p99", Quantile::P99, &bounds.p99),
-        ];
-        for (field, quantile, bound) in quantiles {
-            if let Some(bound) = bound {
-                let bound = bound.parse().map_err(|source| ValidateError::Value { field, source })?;
-                latency.push(LatencyTarget {
-                    quantile,
-                    bound_seconds: bound.as_secs_f64(),
-                });
-            }
-        }
-    }
-    let error_rate = declared
-        .error_rate
-        .as_ref()
-        .map(mcpscale_crds::Percent::ratio)
-        .transpose();
-    Ok(Targets {
-        latency,
-        requests_per_second: declared.requests_per_second.map(f64::from),
-        error_rate: error_rate.map_err(|source| ValidateError::Value {
-            field: "performanceTargets.errorRate",
-            source,
-        })?,
-    })
-}
-
-fn behavior(declared: &Behavior) -> autoscaler::Behavior {
-    autoscaler::Behavior {
-        scale_up: declared.scale_up.as_ref().map(rules),
-        scale_down: declared.scale_down.as_ref().map(rules),
-    }
-}
-
-fn rules(declared: &ScalingRules) -> autoscaler::ScalingRules {
-    autoscaler::ScalingRules {
-        stabilization_window_seconds: declared.stabilization_window_seconds.map(unsigned),
-        select_policy: match declared.select_policy {
-            None | Some(SelectPolicy::Max) => autoscaler::SelectPolicy::Max,
-            Some(SelectPolicy::Min) => autoscaler::SelectPolicy::Min,
-            Some(SelectPolicy::Disabled) => autoscaler::SelectPolicy::Disabled,
-        },
-        policies: declared
-            .policies
-            .iter()
-            .flatten()
-            .map(|policy| autoscaler::ScalingPolicy {
-                kind: match policy.kind {
-                    PolicyKind::Pods => autoscaler::PolicyKind::Pods,
-                    PolicyKind::Percent => autoscaler::PolicyKind::Percent,
-                },
-                value: unsigned(policy.value),
-                period_seconds: unsigned(policy.period_seconds),
-            })
-            .collect(),
-    }
-}
-
-/// The schema keeps these from being negative.
-fn unsigned(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or(0)
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::controller::{
-        dereference::RunningImages,
-        test_support::{installation, server, validated},
-    };
-
-    /// What a user loses without it: `too many clients`, at the worst moment of a rollout.
-    #[test]
-    fn connections_are_shared_over_all_pods_that_there_can_ever_be() {
-        let cases = [
-            (200, 1, Some(63)),
-            (200, 20, Some(4)),
-            (100, 6, Some(6)),
-            (50, 17, Some(1)),
-            (50, 18, None),
-            (20, 100, None),
-        ];
-        for (max_connections, replicas, expected) in cases {
-            let share = connections_per_pod(max_connections, replicas).ok();
-            assert_eq!(share, expected, "{max_connections} connections, {replicas} replicas");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_budget_holds_whatever_is_declared(max_connections in 20..5000_i32, replicas in 0..1000_i32) {
-            match connections_per_pod(max_connections, replicas) {
-                Ok(share) => {
-                    let surge = (replicas + 3) / 4;
-                    prop_assert!(share >= 1);
-                    prop_assert!(share * (2 * replicas + surge) <= max_connections - RESERVED_CONNECTIONS);
-                }
-                Err(ValidateError::ConnectionBudget { needed, affordable, .. }) => {
-                    prop_assert!(connections_per_pod(needed, replicas).is_ok(), "the advice does not help");
-                    prop_assert!(affordable == 0 || connections_per_pod(max_connections, affordable).is_ok());
-                    prop_assert!(connections_per_pod(max_connections, affordable + 1).is_err());
-                }
-                Err(other) => prop_assert!(false, "{other}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_admission_would_refuse_is_refused_here_too() {
-        let cases = [
-            (
-                "{performanceTargets: {latency: {p95: soon}}}",
-                "performanceTargets.latency.p95",
-            ),
-            (
-                "{performanceTargets: {errorRate: 200%}}",
-                "performanceTargets.errorRate",
-            ),
-            (
-                "{autoscaling: {minReplicas: 3, maxReplicas: 2}}",
-                "exceeds autoscaling.maxReplicas",
-            ),
-            (
-                "{server: {resources: {limits: {cpu: much}}}}",
-                "server.resources.limits",
-            ),
-            ("{postgres: {storage: {size: big}}}", "postgres.storage.size"),
-        ];
-        for (spec, expected) in cases {
-            let error = validate(&server(spec), &Observed::default(), &installation()).unwrap_err();
-            assert!(error.to_string().contains(expected), "{spec}: {error}");
-            assert_eq!(error.reason(), "InvalidSpec", "{spec}");
-        }
-    }
-
-    fn claim(owner: Option<&str>, major: &str) -> Observed {
-        let data_claim = DataClaim {
-            name: "context-postgres".into(),
-            owner_uid: owner.map(Into::into),
-            postgres_major: Some(major.into()),
-            pgdata: Some(postgres::PGDATA.into()),
-        };
-        Observed {
-            data_claim: Some(data_claim),
-            ..Observed::default()
-        }
-    }
-
-    /// What a user loses without it: another's data, or a database that a wrong Postgres starts on.
-    #[test]
-    fn data_of_others_is_never_taken() {
-        let cases = [
-            ("our own", claim(Some("u-1"), postgres::MAJOR), None),
-            (
-                "another's",
-                claim(Some("u-0"), postgres::MAJOR),
-                Some("OrphanedDataFound"),
-            ),
-            ("nobody's", claim(None, postgres::MAJOR), Some("OrphanedDataFound")),
-            (
-                "of an older Postgres",
-                claim(Some("u-1"), "17"),
-                Some("DataVersionMismatch"),
-            ),
-        ];
-        for (name, observed, expected) in cases {
-            let reason = validate(&server("{}"), &observed, &installation())
-                .err()
-                .map(|error| error.reason());
-            assert_eq!(reason, expected, "{name}");
-        }
-    }
-
-    /// What a user loses without it: an upgrade of the operator rolls every pod of every server.
-    #[test]
-    fn a_running_image_stays_until_another_is_set() {
-        let running = RunningImages {
-            server: Some("mcpscale/mcp-server:0.0.9".into()),
-            ..RunningImages::default()
-        };
-        let observed = Observed {
-            images: running,
-            ..Observed::default()
-        };
-        let kept = validate(&server("{}"), &observed, &installation()).unwrap();
-        assert_eq!(kept.images.server, "mcpscale/mcp-server:0.0.9");
-        assert_eq!(kept.updates, ["server: mcpscale/mcp-server:0.1.0"]);
-        assert!(kept.implements_tuning_contract, "another version of the default image");
-        let set = validate(&server("{image: \"registry:5000/own:1\"}"), &observed, &installation()).unwrap();
-        assert_eq!(set.images.server, "registry:5000/own:1");
-        assert!(set.updates.is_empty());
-        assert!(!set.implements_tuning_contract);
-    }
-
-    #[test]
-    fn replicas_come_from_whom_the_resource_names() {
-        let cases = [
-            ("{}", Replicas::Fixed(1)),
-            ("{replicas: 0}", Replicas::Fixed(0)),
-            ("{replicas: 3}", Replicas::Fixed(3)),
-            (
-                "{autoscaling: {minReplicas: 2, maxReplicas: 5}}",
-                Replicas::Scaled { minimum: 2, maximum: 5 },
-            ),
-            (
-                "{autoscaling: {minReplicas: 2, maxReplicas: 5, replicas: {mode: Recommend}}}",
-                Replicas::Recommended(2),
-            ),
-            (
-                "{replicas: 4, autoscaling: {maxReplicas: 5, replicas: {mode: Off}}}",
-                Replicas::Fixed(4),
-            ),
-        ];
-        for (spec, expected) in cases {
-            assert_eq!(validated(spec).replicas, expected, "{spec}");
-        }
-    }
-
-    #[test]
-    fn the_policy_carries_the_declared_units_over() {
-        let spec = "{performanceTargets: {latency: {p95: 100ms}, errorRate: 0.1%, requestsPerSecond: 50}, \
-                    server: {concurrency: 8, resources: {limits: {cpu: 500m}}}, loadBalancer: {replicas: 1}, \
-                    autoscaling: {maxReplicas: 4, behavior: {scaleDown: {stabilizationWindowSeconds: 30}}}}"
-            .replace("\\\n", "");
-        let policy = policy(&server(&spec), &installation()).unwrap();
-        assert_eq!(
-            policy.targets.latency,
-            [LatencyTarget {
-                quantile: Quantile::P95,
-                bound_seconds: 0.1
-            }]
-        );
-        assert_eq!(
-            (policy.targets.error_rate, policy.targets.requests_per_second),
-            (Some(0.001), Some(50.0))
-        );
-        assert_eq!((policy.concurrency, policy.cpu_limit_cores), (8, Some(0.5)));
-        assert_eq!((policy.min_replicas, policy.max_replicas), (1, 4));
-        assert_eq!(policy.balancing, Balancing::LeastConnections);
-        assert_eq!(
-            policy.behavior.scale_down.unwrap().stabilization_window_seconds,
-            Some(30)
-        );
-    }
-
-    #[test]
-    fn an_image_is_told_from_its_tag() {
-        let cases = [
-            ("a/b:1", "a/b"),
-            ("r:5000/a/b", "r:5000/a/b"),
-            ("r:5000/a/b:1@sha256:00", "r:5000/a/b"),
-            ("a", "a"),
-        ];
-        for (image, expected) in cases {
-            assert_eq!(repository(image), expected, "{image}");
-        }
-    }
-}
+#[path = "validate_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::{TestResult, eventually, run_in_cluster};
 use serde_json::json;
 
-use super::support::{Result, apply, call, condition, install, read, wait_for, wait_until_ready};
+use super::support::{Result, apply, condition, first_call, install, read, wait_for, wait_until_ready};
 
 /// What a user loses without it: the data of a server that was deleted by mistake, or objects that stay for ever.
 #[test]
@@ -28,12 +28,7 @@ fn deleting_a_server_leaves_its_data_and_nothing_else() -> TestResult {
         apply(&client, &namespace, "context", json!({"replicas": 2})).await?;
         wait_until_ready(&client, &namespace, "context").await?;
         let endpoint = cluster.endpoint(&namespace, "context", 80).await?;
-        call(
-            &format!("{}/mcp", endpoint.url()),
-            "create_session",
-            json!({"purpose": "must not be lost"}),
-        )
-        .await?;
+        first_call(&format!("{}/mcp", endpoint.url())).await?;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
         let before = claims.get("context-postgres").await?;
 

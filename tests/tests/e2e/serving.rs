@@ -4,10 +4,12 @@ use std::{process::Command, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
-use mcpscale_tests::{Cluster, TestResult, eventually, installation::repository, run_in_cluster};
+use mcpscale_tests::{Cluster, TestResult, installation::repository, run_in_cluster};
 use serde_json::json;
 
-use super::support::{apply, call, condition, install, pods, read, wait_for, wait_for_replicas, wait_until_ready};
+use super::support::{
+    apply, call, condition, first_call, install, pods, read, wait_for, wait_for_replicas, wait_until_ready,
+};
 
 /// What a user loses without it: the promise of the README, and every client whose next request meets another pod.
 #[test]
@@ -133,13 +135,7 @@ fn two_servers_serve_while_a_third_says_what_is_wrong_with_it() -> TestResult {
             wait_until_ready(&client, namespace, "context").await?;
             let endpoint = cluster.endpoint(namespace, "context", 80).await?;
             let url = format!("{}/mcp", endpoint.url());
-            // A pod that is ready takes a moment to be known to the node's proxy.
-            eventually(Duration::from_secs(5), "a first call is served", async || {
-                let created = call(&url, "create_session", json!({"purpose": namespace})).await?;
-                let found = created["session_id"].as_str().map(drop);
-                found.ok_or_else(|| -> Box<dyn std::error::Error + Send + Sync> { created.to_string().into() })
-            })
-            .await?;
+            first_call(&url).await?;
         }
         wait_for(
             &client,

@@ -171,6 +171,19 @@ pub async fn call(url: &str, tool: &str, arguments: Value) -> Result<Value> {
     }
 }
 
+/// Waits until a first call is served, and answers with its result: a pod that is ready takes a moment to be known to the
+/// proxy of the node.
+pub async fn first_call(url: &str) -> Result<Value> {
+    let answer = eventually(Duration::from_secs(5), "a first call is served", async || {
+        call(url, "create_session", json!({"purpose": "the first call"})).await
+    })
+    .await?;
+    match &answer["session_id"] {
+        Value::String(_) => Ok(answer),
+        _ => Err(format!("no session: {answer}").into()),
+    }
+}
+
 /// The settings of a server that small load can scale: four requests at a time, a short down window.
 pub fn scaled(minimum: i32, maximum: i32) -> Value {
     json!({
