@@ -4,11 +4,12 @@ use std::{process::Command, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
-use mcpscale_tests::{Cluster, TestResult, installation::repository, run_in_cluster};
+use mcp_load::{CancellationToken, Era, Mix, Phase, Plan};
+use mcpscale_tests::{Cluster, TestResult, eventually, installation::repository, run_in_cluster};
 use serde_json::json;
 
 use super::support::{
-    apply, call, condition, first_call, install, pods, read, wait_for, wait_for_replicas, wait_until_ready,
+    Result, apply, call, condition, first_call, install, pods, read, wait_for, wait_for_replicas, wait_until_ready,
 };
 
 /// What a user loses without it: the promise of the README, and every client whose next request meets another pod.
@@ -157,4 +158,85 @@ fn two_servers_serve_while_a_third_says_what_is_wrong_with_it() -> TestResult {
         assert!(events.contains("ConnectionBudgetTooSmall"), "{events}");
         Ok(())
     })
+}
+
+/// What a user of an image with sessions of its own loses without it: clients that are led to a pod that does not know
+/// them, or a load balancer that does not start.
+#[test]
+fn local_sessions_and_one_era_are_what_nginx_makes_of_them() -> TestResult {
+    run_in_cluster(async |cluster| {
+        install(&cluster).await?;
+        let client = cluster.client();
+        let namespace = cluster.namespace("legacy").await?;
+        let spec = json!({
+            "replicas": 2,
+            "loadBalancer": {"replicas": 1},
+            "server": {
+                "sessions": "Local",
+                "protocolMode": "Legacy",
+                "env": [{"name": "MCP_FIXTURES", "value": "load"}],
+            },
+        });
+        apply(&client, &namespace, "context", spec).await?;
+        wait_until_ready(&client, &namespace, "context").await?;
+        wait_for_replicas(&client, &namespace, "context", 2, Duration::from_mins(1)).await?;
+        let endpoint = cluster.endpoint(&namespace, "context", 80).await?;
+        let url = format!("{}/mcp", endpoint.url());
+        let refused = eventually(
+            Duration::from_secs(5),
+            "a client of the other era is answered",
+            async || match call(&url, "create_session", json!({"purpose": "refused"})).await {
+                Err(error) if error.to_string().contains("-32022") => Ok(error.to_string()),
+                other => Err(format!("{other:?}")),
+            },
+        )
+        .await?;
+        assert!(
+            refused.contains("2025-11-25"),
+            "the refusal does not say what is served: {refused}"
+        );
+        let mut plan = Plan::new(
+            &url,
+            Mix::simulate_work(1, 0),
+            [Phase::constant(40.0, Duration::from_secs(8))],
+        );
+        plan.era = Era::Legacy;
+        let load = tokio::spawn(mcp_load::run(plan, None, CancellationToken::new()));
+        let mut most = 0.0_f64;
+        while !load.is_finished() {
+            if cluster.is_node() {
+                most = most.max(sessions_in_memory(&cluster, &namespace).await?);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let report = load.await??;
+        assert_eq!((report.failed(), report.shed()), (0, 0), "{:?}", report.failures);
+        let opened = f64::from(u32::try_from(report.sessions.as_ref().ok_or("no sessions")?.opened)?);
+        // A session that visits a second pod is restored there, and is then in the memory of both.
+        assert!(
+            !cluster.is_node() || (most > 0.9 * opened && most <= opened),
+            "{most} sessions in the memory of two pods, of {opened} that were opened"
+        );
+        Ok(())
+    })
+}
+
+/// Sessions of legacy clients in the memory of all server pods together.
+async fn sessions_in_memory(cluster: &Cluster, namespace: &str) -> Result<f64> {
+    let mut sessions = 0.0;
+    for pod in pods(&cluster.client(), namespace, "context", "server").await? {
+        let address = pod
+            .status
+            .and_then(|status| status.pod_ip)
+            .ok_or("a pod without an address")?;
+        let metrics = reqwest::get(format!("http://{address}:9090/metrics"))
+            .await?
+            .text()
+            .await?;
+        let active = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("mcp_active_sessions "));
+        sessions += active.ok_or("no mcp_active_sessions")?.trim().parse::<f64>()?;
+    }
+    Ok(sessions)
 }
