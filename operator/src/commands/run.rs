@@ -20,7 +20,7 @@ use kube::{
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -118,12 +118,10 @@ async fn work(
     );
     let (lead, leading) = watch::channel(false);
 
-    let caches: Vec<_> = scopes.iter().map(|scope| scope.caches.clone()).collect();
-    tokio::spawn(async move {
-        let filled = join_all(caches.iter().map(crate::controller::caches::Caches::wait_until_ready)).await;
-        ready.store(filled.iter().all(Result::is_ok), Ordering::Relaxed);
-    });
+    let mut fillings = Vec::new();
     let running = join_all(scopes.into_iter().map(|scope| {
+        let (filled, filling) = oneshot::channel();
+        fillings.push(filling);
         let context = Arc::new(Context {
             client: client.clone(),
             caches: scope.caches.clone(),
@@ -142,10 +140,14 @@ async fn work(
             context,
             scaler,
             arguments.concurrency,
-            leading.clone(),
+            (filled, leading.clone()),
             stop.clone(),
         )
     }));
+    tokio::spawn(async move {
+        let filled = join_all(fillings).await;
+        ready.store(filled.iter().all(Result::is_ok), Ordering::Relaxed);
+    });
     let drained = async {
         running.await;
     };

@@ -8,11 +8,11 @@ use kube::{
     runtime::{
         Controller,
         controller::{self, Config},
-        reflector::ObjectRef,
+        reflector::{ObjectRef, store::WriterDropped},
         watcher,
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -54,13 +54,14 @@ impl Scope {
 /// How the loop of the scaler runs: its source and the time between two ticks.
 pub type Scaler = Option<(PrometheusSource, std::time::Duration)>;
 
-/// Runs a scope. Reconciles start once `leading` is true and `stop` ends them: running ones are finished.
+/// Runs a scope. Reconciles start once its caches are filled, which `filled` is told, and `leading` is true; `stop` ends
+/// them: running ones are finished.
 pub async fn run(
     scope: Scope,
     context: Arc<Context>,
     scaler: Scaler,
     concurrency: u16,
-    mut leading: watch::Receiver<bool>,
+    (filled, mut leading): (oneshot::Sender<()>, watch::Receiver<bool>),
     stop: CancellationToken,
 ) {
     let Scope {
@@ -76,9 +77,12 @@ pub async fn run(
             .map(|watch| watch.for_each(|()| std::future::ready(()))),
     ));
     let lead = async {
-        // The sender lives as long as the process.
+        // The only place that waits for these caches: of several waiters, kube 5.0 wakes just one, and the others hang.
+        caches.wait_until_ready().await?;
+        // Nobody listens any more only when the operator is about to end; the sender of `leading` lives as long as it.
+        let _ = filled.send(());
         let _ = leading.wait_for(|leads| *leads).await;
-        caches.wait_until_ready().await
+        Ok::<_, WriterDropped>(())
     };
     let ready = tokio::select! {
         ready = lead => ready.is_ok(),

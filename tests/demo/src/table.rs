@@ -79,7 +79,7 @@ impl Rows {
         let p95_ms = progress.latency.as_ref().and_then(|latency| latency.p95_ms);
         self.worst_p95_ms = self.worst_p95_ms.into_iter().chain(p95_ms).reduce(f64::max);
         let seconds = progress.elapsed_seconds - self.since;
-        if seconds < SECONDS_PER_LINE - TOLERANCE && !progress.finished {
+        if seconds < SECONDS_PER_LINE - TOLERANCE {
             return None;
         }
         let answered = progress.total.completed - self.before.completed;

@@ -6,7 +6,10 @@
 
 use std::{fs, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, time::Duration};
 
-use nix::mount::{MntFlags, umount2};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, umount2},
+};
 use serde_json::Value;
 
 use super::{
@@ -97,8 +100,11 @@ fn remove_shim_sockets(socket: &Path) {
 /// would go into what is mounted.
 fn unmount_below(folder: &Path) -> Result<(), HarnessError> {
     for mount in mounts_below(folder)?.iter().rev() {
-        umount2(mount, MntFlags::MNT_DETACH)
-            .map_err(|error| HarnessError::io("unmount", mount.as_path())(error.into()))?;
+        match umount2(mount, MntFlags::MNT_DETACH) {
+            // It is mounted no more: what ends by itself unmounts its own. The look below sees what really stays.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(HarnessError::io("unmount", mount.as_path())(error.into())),
+        }
     }
     match mounts_below(folder)?.first() {
         Some(left) => Err(HarnessError::Unusable(format!(

@@ -311,3 +311,30 @@ async fn a_paused_server_is_left_as_it_is() {
     .unwrap();
     assert_eq!(versions(&client, "paused").await.len(), 1);
 }
+
+/// What a user loses without it: an operator that leads and does nothing, because a wake-up was lost at its start. That
+/// happens by chance, so it starts often.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_start_becomes_ready() {
+    let cluster = cluster(&[]).await;
+    for start in 1..=12 {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let operator = Operator::start(cluster.client(), &["--listen", &free.to_string()]);
+        eventually(DEADLINE, &format!("start {start} becomes ready"), || async {
+            let answer = reqwest::get(format!("http://{free}/readyz"))
+                .await
+                .map_err(|e| e.to_string())?;
+            if answer.status().is_success() {
+                Ok(())
+            } else {
+                Err(answer.status().to_string())
+            }
+        })
+        .await
+        .unwrap();
+        operator.stop().await;
+    }
+}

@@ -54,17 +54,12 @@ pub struct Operator {
 impl Operator {
     /// Starts one as `mcpscale run` would.
     pub fn start(client: Client, arguments: &[&str]) -> Self {
-        let fixed = [
-            "mcpscale",
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--lease-namespace",
-            NAMESPACE,
-            "--pod-name",
-            "test",
-        ];
-        let cli = Cli::try_parse_from(fixed.iter().chain(arguments)).expect("the arguments parse");
+        let mut words = vec!["mcpscale", "run", "--lease-namespace", NAMESPACE, "--pod-name", "test"];
+        if !arguments.contains(&"--listen") {
+            words.extend(["--listen", "127.0.0.1:0"]);
+        }
+        words.extend(arguments);
+        let cli = Cli::try_parse_from(words).expect("the arguments parse");
         let Command::Run(arguments) = cli.command else {
             panic!("not the run command")
         };
