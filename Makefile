@@ -14,7 +14,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: packages ## Show the whole loop on a cluster of its own: apply, load, scale up, scale down (KEEP=1 keeps the cluster)
-	@$(BUILD) --bins && $(BIN)/mcpscale-demo
+	@$(BUILD) --bins && CLUSTER=node $(BIN)/mcpscale-demo
 
 test: packages ## Run every check and test, then sum them up
 	@hack/run-tests lint test-unit test-api test-e2e
