@@ -8,7 +8,7 @@ use mcp_load::{CancellationToken, Era, Mix, Phase, Plan, Report};
 use mcpscale_tests::{Cluster, Endpoint};
 use tokio::task::JoinHandle;
 
-use super::support::{Result, apply, install, scaled, wait_for, wait_until_ready};
+use super::support::{Result, apply, first_call, install, scaled, wait_for, wait_until_ready};
 
 /// Time that one call of the load takes in its slot. With four slots a pod does 100 such calls a second at most.
 const CALL_MILLISECONDS: u64 = 40;
@@ -74,5 +74,6 @@ pub async fn started(
     .await?;
     let endpoint = cluster.endpoint(&namespace, "loop", 80).await?;
     let url = format!("{}/mcp", endpoint.url());
+    first_call(&url).await?;
     Ok((namespace, url, endpoint))
 }
