@@ -23,7 +23,7 @@ test-unit: ## Run the tests that need no cluster
 	@hack/test-unit
 
 test-api: ## Run the tests against a real API server (started by them; no root needed)
-	@cargo test --locked --workspace --no-fail-fast --test harness --test api
+	@cargo test --locked --workspace --no-fail-fast --test harness --test api -- --test-threads=3
 
 test-e2e: ## Run the end-to-end tests (CLUSTER=current: on the cluster kubectl points at)
 	@hack/test-e2e

@@ -52,7 +52,7 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
         .await
         .expect("deleted");
     // The garbage collector learns of a new kind every 30 s, and not at once when a dozen clusters share two cores.
-    eventually(3 * DEADLINE, "everything but the data goes", || async {
+    eventually(DEADLINE, "everything but the data goes", || async {
         let left = deployments
             .list(&ListParams::default())
             .await

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The namespace of the tests.
 pub const NAMESPACE: &str = "default";
-/// How long anything may take.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long anything may take, with a few clusters at once on two cores.
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// A cluster with the CRD as it is committed.
 pub async fn cluster(controllers: &[&str]) -> ApiCluster {
