@@ -30,6 +30,19 @@ const CANCEL: Duration = Duration::from_secs(1);
 /// Everything a server needs to know to start.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where it listens.
+    pub network: Network,
+    /// Where its data is.
+    pub data: Data,
+    /// How much is done at once.
+    pub tuning: Tuning,
+    /// How the process runs.
+    pub operation: Operation,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone)]
+pub struct Network {
     /// Address of the MCP endpoint.
     pub listen: SocketAddr,
     /// Address of `/metrics`, `/healthz`, `/readyz`.
@@ -38,20 +51,28 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// Path of the MCP endpoint.
     pub path: String,
-    /// Where the data is.
+    /// Which `Host` requests may name.
+    pub hosts: HostPolicy,
+}
+
+/// Where a server's data is.
+#[derive(Debug, Clone)]
+pub struct Data {
+    /// The database.
     pub database: DatabaseTarget,
     /// Redis, if there is one.
     pub redis_url: Option<String>,
-    /// Whether to offer the tools for load tests.
-    pub load_fixtures: bool,
-    /// How much is done at once.
-    pub tuning: Tuning,
-    /// Longest time from the start of the drain to the end of the process.
-    pub drain: Duration,
     /// Sessions of clients up to 2025-11-25 leave memory after this long without use.
     pub session_idle: Duration,
-    /// Which `Host` requests may name.
-    pub hosts: HostPolicy,
+}
+
+/// How a server's process runs.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Whether to offer the tools for load tests.
+    pub load_fixtures: bool,
+    /// Longest time from the start of the drain to the end of the process.
+    pub drain: Duration,
 }
 
 /// A server that could not start.
@@ -97,15 +118,15 @@ impl Server {
     /// # Errors
     /// [`StartError`] names the setting that cannot work.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let mcp = bind(settings.listen, "--listen").await?;
-        let metrics = bind(settings.metrics_listen, "--metrics-listen").await?;
-        let admin = bind(settings.admin_listen, "--admin-listen").await?;
+        let mcp = bind(settings.network.listen, "--listen").await?;
+        let metrics = bind(settings.network.metrics_listen, "--metrics-listen").await?;
+        let admin = bind(settings.network.admin_listen, "--admin-listen").await?;
 
         let mut registry = Registry::default();
         process::register(&mut registry);
         let drain = Drain::default();
         let stop = CancellationToken::new();
-        let database = Database::open(&settings.database, settings.tuning.pool_max, &mut registry)?;
+        let database = Database::open(&settings.data.database, settings.tuning.pool_max, &mut registry)?;
         let tools = Arc::new(tools(&settings, &database)?);
         let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
         let endpoint = Endpoint::new(
@@ -114,14 +135,14 @@ impl Server {
             Arc::clone(&admission),
             drain.clone(),
             Options {
-                hosts: settings.hosts.clone(),
-                session_idle: settings.session_idle,
+                hosts: settings.network.hosts.clone(),
+                session_idle: settings.data.session_idle,
                 stop: stop.clone(),
             },
             &mut registry,
         );
         let readiness = Readiness::new(drain.clone());
-        tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.database, "listening");
+        tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.data.database, "listening");
 
         let mut beside = JoinSet::new();
         let migrations = [shared_context::MIGRATIONS, mcp::sessions::MIGRATIONS].concat();
@@ -133,12 +154,12 @@ impl Server {
         beside.spawn(serve(admin.listener, probes::admin_router(admission, database)));
         let main = MainListener {
             listener: mcp.listener,
-            router: endpoint.router(&settings.path),
+            router: endpoint.router(&settings.network.path),
             drain: drain.clone(),
             stop,
         };
         let finished = tokio::spawn(async move {
-            main.run(settings.drain).await;
+            main.run(settings.operation.drain).await;
             // Dropping the set ends what runs beside MCP; until here, metrics and readiness could still be read.
             drop(beside);
         });
@@ -165,10 +186,10 @@ impl Server {
 }
 
 fn tools(settings: &Settings, database: &Database) -> Result<ToolRegistry, StartError> {
-    let cache = settings.redis_url.as_deref().map(HeaderCache::open).transpose()?;
+    let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
     let mut tools = ToolRegistry::default();
     SharedContext::new(shared_context::open(database), cache).register(&mut tools)?;
-    if settings.load_fixtures {
+    if settings.operation.load_fixtures {
         fixtures::register(&mut tools)?;
     }
     Ok(tools)

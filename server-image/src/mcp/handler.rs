@@ -14,7 +14,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use super::record::Record;
 use crate::drain::Drain;
 use crate::metrics::requests::Outcome;
-use crate::tools::{ToolRegistry, ToolResult};
+use crate::tools::{CallContext, ToolRegistry, ToolResult};
 
 /// How long clients may keep the list of tools, in milliseconds. It changes only with the server's version.
 const TOOLS_FRESH_MS: u64 = 300_000;
@@ -103,7 +103,11 @@ impl McpHandler {
     ) -> Result<ToolResult, ErrorData> {
         let running = self
             .tools
-            .call(&request.name, request.arguments.unwrap_or_default())
+            .call(
+                &request.name,
+                request.arguments.unwrap_or_default(),
+                CallContext::new(context.clone()),
+            )
             .ok_or_else(|| ErrorData::invalid_params(format!("unknown tool: {}", request.name), None))?;
         tokio::select! {
             // rmcp tells of a client that went away or cancelled, but leaves stopping to the handler.

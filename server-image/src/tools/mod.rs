@@ -1,9 +1,11 @@
 //! The tools this server offers. A toolset is one folder: its tools, its storage, its tests.
 
+mod call;
 mod error;
 pub mod fixtures;
 pub mod shared_context;
 
+pub use call::CallContext;
 pub use error::{Severity, ToolError};
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use serde_json::Value;
 /// What a tool call gives: the JSON for the caller, or the error for the caller.
 pub type ToolResult = Result<Value, ToolError>;
 
-type Run = Box<dyn Fn(JsonObject) -> BoxFuture<'static, ToolResult> + Send + Sync>;
+type Run = Box<dyn Fn(JsonObject, CallContext) -> BoxFuture<'static, ToolResult> + Send + Sync>;
 
 struct Registered {
     definition: Tool,
@@ -62,7 +64,7 @@ impl ToolRegistry {
         name: &'static str,
         effect: Effect,
         description: &'static str,
-        run: impl Fn(Arguments) -> Running + Send + Sync + 'static,
+        run: impl Fn(Arguments, CallContext) -> Running + Send + Sync + 'static,
     ) -> Result<(), InvalidTool>
     where
         Arguments: DeserializeOwned + JsonSchema + Send + 'static,
@@ -76,12 +78,12 @@ impl ToolRegistry {
             .idempotent(effect != Effect::Adds);
         let definition = Tool::new(name, description, schema).with_annotations(annotations);
         let run = Arc::new(run);
-        let run: Run = Box::new(move |arguments| {
+        let run: Run = Box::new(move |arguments, context| {
             let run = Arc::clone(&run);
             Box::pin(async move {
                 let arguments =
                     serde_json::from_value(Value::Object(arguments)).map_err(|error| ToolError::arguments(&error))?;
-                let output = run(arguments).await?;
+                let output = run(arguments, context).await?;
                 serde_json::to_value(output).map_err(|error| ToolError::internal(&error))
             })
         });
@@ -114,7 +116,12 @@ impl ToolRegistry {
 
     /// Starts a call; `None` when there is no such tool.
     #[must_use]
-    pub fn call(&self, name: &str, arguments: JsonObject) -> Option<BoxFuture<'static, ToolResult>> {
-        self.tools.get(name).map(|tool| (tool.run)(arguments))
+    pub fn call(
+        &self,
+        name: &str,
+        arguments: JsonObject,
+        context: CallContext,
+    ) -> Option<BoxFuture<'static, ToolResult>> {
+        self.tools.get(name).map(|tool| (tool.run)(arguments, context))
     }
 }

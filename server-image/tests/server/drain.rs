@@ -16,7 +16,7 @@ use crate::support::until;
 async fn start(drain: Duration) -> (TestServer, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
-    settings.drain = drain;
+    settings.operation.drain = drain;
     (TestServer::start(settings).await, folder)
 }
 

@@ -50,7 +50,7 @@ impl Drop for Redis {
 
 async fn start(url: &str, redis: &str) -> TestServer {
     let mut settings = settings(url);
-    settings.redis_url = Some(redis.to_owned());
+    settings.data.redis_url = Some(redis.to_owned());
     TestServer::start(settings).await
 }
 

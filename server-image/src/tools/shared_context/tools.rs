@@ -142,42 +142,42 @@ impl SharedContext {
             "create_session",
             Effect::Adds,
             "Creates a session that agents share, and returns its session_id. A named agent may have 50 in use.",
-            move |arguments| Arc::clone(&this).create_session(arguments),
+            move |arguments, _context| Arc::clone(&this).create_session(arguments),
         )?;
         let this = Arc::clone(self);
         registry.add(
             "get_session",
             Effect::Reads,
             "Returns a session with its 50 most recent messages that you may read, newest first.",
-            move |arguments| Arc::clone(&this).get_session(arguments),
+            move |arguments, _context| Arc::clone(&this).get_session(arguments),
         )?;
         let this = Arc::clone(self);
         registry.add(
             "add_message",
             Effect::Adds,
             "Adds a message to a session. Private messages of callers without agent_id are readable by all such callers.",
-            move |arguments| Arc::clone(&this).add_message(arguments),
+            move |arguments, _context| Arc::clone(&this).add_message(arguments),
         )?;
         let this = Arc::clone(self);
         registry.add(
             "get_messages",
             Effect::Reads,
             "Returns messages of a session that you may read, oldest first, a page at a time.",
-            move |arguments| Arc::clone(&this).get_messages(arguments),
+            move |arguments, _context| Arc::clone(&this).get_messages(arguments),
         )?;
         let this = Arc::clone(self);
         registry.add(
             "set_memory",
             Effect::Sets,
             "Stores a value under a key in your memory. Callers without agent_id share one memory.",
-            move |arguments| Arc::clone(&this).set_memory(arguments),
+            move |arguments, _context| Arc::clone(&this).set_memory(arguments),
         )?;
         let this = Arc::clone(self);
         registry.add(
             "get_memory",
             Effect::Reads,
             "Returns a value from your memory.",
-            move |arguments| Arc::clone(&this).get_memory(arguments),
+            move |arguments, _context| Arc::clone(&this).get_memory(arguments),
         )
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp_server::mcp::HostPolicy;
-use mcp_server::server::{Server, Settings};
+use mcp_server::server::{Data, Network, Operation, Server, Settings};
 use mcp_server::tuning::Tuning;
 
 use super::client::Client;
@@ -23,21 +23,27 @@ pub struct TestServer {
 pub fn settings(database_url: &str) -> Settings {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     Settings {
-        listen: any,
-        metrics_listen: any,
-        admin_listen: any,
-        path: "/mcp".to_owned(),
-        database: database_url.parse().unwrap(),
-        redis_url: None,
-        load_fixtures: true,
+        network: Network {
+            listen: any,
+            metrics_listen: any,
+            admin_listen: any,
+            path: "/mcp".to_owned(),
+            hosts: HostPolicy::Loopback,
+        },
+        data: Data {
+            database: database_url.parse().unwrap(),
+            redis_url: None,
+            session_idle: Duration::from_mins(5),
+        },
         tuning: Tuning {
             pool_max: 4,
             concurrency: 16,
             queue_max: 32,
         },
-        drain: Duration::from_secs(10),
-        session_idle: Duration::from_mins(5),
-        hosts: HostPolicy::Loopback,
+        operation: Operation {
+            load_fixtures: true,
+            drain: Duration::from_secs(10),
+        },
     }
 }
 

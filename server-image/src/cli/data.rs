@@ -1,0 +1,34 @@
+//! Where the data is.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::database::{DatabaseTarget, InvalidTarget};
+use crate::server::Data;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+#[group(skip)]
+pub(super) struct Flags {
+    /// sqlite:PATH or postgres://… [default: Postgres from PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE if
+    /// PGHOST is set, else sqlite:./mcp.db].
+    #[arg(long, env = "MCP_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// redis://… for a cache of what never changes; the server works without it.
+    #[arg(long, env = "MCP_REDIS_URL", hide_env_values = true)]
+    redis_url: Option<String>,
+    /// Seconds after which an unused session of a client up to 2025-11-25 leaves memory; it stays in the database.
+    #[arg(long, env = "MCP_SESSION_IDLE_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    session_idle_seconds: u64,
+}
+
+impl Flags {
+    pub(super) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Data, InvalidTarget> {
+        Ok(Data {
+            database: DatabaseTarget::resolve(self.database_url.as_deref(), variable)?,
+            redis_url: self.redis_url.clone(),
+            session_idle: Duration::from_secs(self.session_idle_seconds),
+        })
+    }
+}
