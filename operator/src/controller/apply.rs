@@ -84,6 +84,25 @@ impl ApplyError {
             Self::Password(_) => "PasswordFailed",
         }
     }
+
+    /// Whether the write was refused because the namespace is being deleted. Nothing helps then, and nothing needs to:
+    /// the server goes with its namespace.
+    #[must_use]
+    pub fn is_in_ending_namespace(&self) -> bool {
+        match self {
+            Self::Apply { source, .. } | Self::Scale { source, .. } | Self::Prune { source, .. } => {
+                namespace_is_ending(source)
+            }
+            Self::Password(_) => false,
+        }
+    }
+}
+
+/// Whether the API server refused to create something because its namespace is being deleted.
+pub(super) fn namespace_is_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What was last written of one server.

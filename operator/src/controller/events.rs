@@ -7,6 +7,8 @@ use kube::{
 };
 use mcpscale_crds::v1alpha1::{McpServer, McpServerStatus};
 
+use super::apply::namespace_is_ending;
+
 /// Longest note that the API takes, in bytes.
 const NOTE_LIMIT: usize = 1000;
 
@@ -72,11 +74,14 @@ fn event(kind: EventType, reason: &str, action: &str, note: &str) -> Event {
     }
 }
 
-/// Publishes Events. One that cannot be published is logged: it must not stop a reconcile.
+/// Publishes Events. One that cannot be published is logged: it must not stop a reconcile. In a namespace that is being
+/// deleted there can be none.
 pub async fn publish(recorder: &Recorder, server: &McpServer, events: &[Event]) {
     for event in events {
-        if let Err(error) = recorder.publish(event, &server.object_ref(&())).await {
-            tracing::warn!(reason = %event.reason, %error, "an Event could not be published");
+        match recorder.publish(event, &server.object_ref(&())).await {
+            Ok(()) => {}
+            Err(error) if namespace_is_ending(&error) => return,
+            Err(error) => tracing::warn!(reason = %event.reason, %error, "an Event could not be published"),
         }
     }
 }

@@ -108,6 +108,12 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
         Ok((validated, plan)) if !resource.spec.paused => apply(context, validated, plan, &observed).await,
         _ => Ok(()),
     };
+    if let Err(error) = &applied
+        && error.is_in_ending_namespace()
+    {
+        tracing::debug!(namespace = %key.0, name = %key.1, %error, "the namespace is being deleted");
+        return Ok(Action::requeue(RESYNC));
+    }
     let new = status(&Facts {
         resource,
         observed: &observed,

@@ -42,8 +42,10 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
 
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    eventually(DEADLINE, "the server Deployment is made", || async {
-        deployments.get("data-server").await.map_err(|e| e.to_string())
+    // The status follows the last object: before that, the operator may still be making some of the deleted server's.
+    eventually(DEADLINE, "all objects are made", || async {
+        let server = servers.get("data").await.map_err(|e| e.to_string())?;
+        condition(&server, "Ready").ok_or_else(|| "no status yet".to_owned())
     })
     .await
     .unwrap();

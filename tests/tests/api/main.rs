@@ -10,3 +10,4 @@ mod convergence;
 mod data;
 mod schema;
 mod support;
+mod trouble;

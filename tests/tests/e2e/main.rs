@@ -3,6 +3,7 @@
 //! `make test-e2e` runs some at the same time, and those in `alone` one after the other.
 
 mod alone;
+mod connections;
 mod lifecycle;
 mod load;
 mod serving;
