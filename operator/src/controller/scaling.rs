@@ -1,7 +1,11 @@
 //! The scaler's loop: every tick it senses once for all servers, decides for each, and starts a reconcile where the
 //! outcome differs from what was known. It writes nothing: the decision is one more input of the plan.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
@@ -68,6 +72,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut memories: HashMap<ServerKey, Memory> = HashMap::new();
+    // A failure is logged when it begins and when it ends, not with every tick.
+    let mut told = None;
     let mut interval = tokio::time::interval(tick);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -77,18 +83,24 @@ pub async fn run(
         }
         let now = seconds(Timestamp::now());
         let sensed = source.sense(now).await;
-        if let Err(error) = &sensed {
-            tracing::warn!(reason = error.reason(), %error, "metrics are not available");
+        let failing = sensed.as_ref().err().map(SignalError::reason);
+        if failing != told {
+            if let Err(error) = &sensed {
+                tracing::warn!(reason = error.reason(), %error, "metrics are not available");
+            } else {
+                tracing::info!("metrics are available again");
+            }
+            told = failing;
         }
-        context.metrics.sensed(sensed.as_ref().err().map(SignalError::reason));
+        context.metrics.sensed(failing);
         let live: Vec<_> = servers
             .state()
             .iter()
             .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
             .collect();
-        let exists = |key: &ServerKey| live.iter().any(|server| key_of(server) == *key);
-        memories.retain(|key, _| exists(key));
-        context.retain(exists);
+        let keys: HashSet<ServerKey> = live.iter().map(key_of).collect();
+        memories.retain(|key, _| keys.contains(key));
+        context.retain(|key| keys.contains(key));
         for server in &live {
             let key = key_of(server);
             let memory = memories.entry(key.clone()).or_default();
