@@ -7,10 +7,12 @@
 //! - [`cli`], [`tuning`], [`logging`]: what a person or the operator sets.
 //! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
 //! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
+//! - [`changes`]: news of what has changed, between replicas.
 //! - [`database`]: connections and schema; [`tools`]: the toolsets. A toolset is one folder: its tools, its storage,
 //!   its tests.
 
 pub mod admission;
+pub mod changes;
 pub mod cli;
 pub mod database;
 pub mod drain;

@@ -14,13 +14,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError, DatabaseTarget};
 use crate::drain::Drain;
 use crate::mcp::{Endpoint, HostPolicy, Options};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, HeaderCache, InvalidRedisUrl, SharedContext};
-use crate::tools::{InvalidTool, ToolRegistry, fixtures};
+use crate::tools::{Catalog, InvalidTool, fixtures};
 use crate::tuning::Tuning;
 use crate::{mcp, probes};
 
@@ -127,10 +128,15 @@ impl Server {
         let drain = Drain::default();
         let stop = CancellationToken::new();
         let database = Database::open(&settings.data.database, settings.tuning.pool_max, &mut registry)?;
-        let tools = Arc::new(tools(&settings, &database)?);
+        let changes = match &database {
+            Database::Postgres(_) => Changes::shared(),
+            Database::Sqlite(_) => Changes::alone(),
+        };
+        let catalog = Arc::new(catalog(&settings, &database)?);
         let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
         let endpoint = Endpoint::new(
-            tools,
+            catalog,
+            changes.clone(),
             database.clone(),
             Arc::clone(&admission),
             drain.clone(),
@@ -147,6 +153,9 @@ impl Server {
         let mut beside = JoinSet::new();
         let migrations = [shared_context::MIGRATIONS, mcp::sessions::MIGRATIONS].concat();
         beside.spawn(watch_database(database.clone(), migrations, readiness.clone()));
+        if let Database::Postgres(database) = &database {
+            beside.spawn(Relay::new(changes, database.clone()).run());
+        }
         beside.spawn(serve(
             metrics.listener,
             probes::metrics_router(Arc::new(registry), readiness),
@@ -185,14 +194,14 @@ impl Server {
     }
 }
 
-fn tools(settings: &Settings, database: &Database) -> Result<ToolRegistry, StartError> {
+fn catalog(settings: &Settings, database: &Database) -> Result<Catalog, StartError> {
     let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
-    let mut tools = ToolRegistry::default();
-    SharedContext::new(shared_context::open(database), cache).register(&mut tools)?;
+    let mut catalog = Catalog::default();
+    SharedContext::new(shared_context::open(database), cache).register(&mut catalog.tools)?;
     if settings.operation.load_fixtures {
-        fixtures::register(&mut tools)?;
+        fixtures::register(&mut catalog.tools)?;
     }
-    Ok(tools)
+    Ok(catalog)
 }
 
 struct Bound {

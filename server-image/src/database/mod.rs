@@ -4,11 +4,13 @@
 //! of MCP in [`crate::mcp::sessions`], each toolset's data in its own `storage`.
 
 mod error;
+mod heard;
 mod postgres;
 mod sqlite;
 mod target;
 
 pub use error::DatabaseError;
+pub use heard::Heard;
 pub use postgres::{PostgresConnection, PostgresDatabase, PostgresTransaction, ServerFigures};
 pub use sqlite::SqliteDatabase;
 pub use target::{DatabaseTarget, InvalidTarget};

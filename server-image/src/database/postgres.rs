@@ -9,10 +9,12 @@ use deadpool_postgres::{
 };
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
 
+use super::heard::{Ears, Heard};
 use super::{DatabaseError, Migration, PoolStatus};
 use crate::lock;
 use crate::metrics::{at_scrape, duration_histogram};
@@ -34,6 +36,7 @@ const MIGRATION_LOCK: i64 = 0x6d63_7073_6361_6c65;
 #[derive(Debug, Clone)]
 pub struct PostgresDatabase {
     pool: Pool,
+    ears: Ears,
     health: Arc<Health>,
     wait_seconds: Histogram,
 }
@@ -66,9 +69,10 @@ impl PostgresDatabase {
         pool_max: usize,
         registry: &mut Registry,
     ) -> Result<Self, DatabaseError> {
-        let manager = Manager::from_config(
+        let ears = Ears::new();
+        let manager = Manager::from_connect(
             with_limits(config),
-            NoTls,
+            ears.clone(),
             ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             },
@@ -84,6 +88,7 @@ impl PostgresDatabase {
             .build()?;
         let database = Self {
             pool,
+            ears,
             health: Arc::default(),
             wait_seconds: duration_histogram(),
         };
@@ -186,6 +191,18 @@ impl PostgresDatabase {
         Ok(())
     }
 
+    /// What is heard from now on, on whichever connection.
+    #[must_use]
+    pub fn heard(&self) -> Receiver<Heard> {
+        self.ears.heard()
+    }
+
+    /// Most connections of the pool now.
+    #[must_use]
+    pub fn pool_max(&self) -> usize {
+        self.pool.status().max_size
+    }
+
     /// What the database server last said about itself; `None` before the first check.
     #[must_use]
     pub fn figures(&self) -> Option<ServerFigures> {
@@ -249,6 +266,12 @@ type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 impl PostgresConnection {
     fn client(&self) -> Result<&Client, DatabaseError> {
         self.client.as_ref().ok_or(DatabaseError::Stopped)
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.as_ref().is_none_or(|client| client.is_closed())
     }
 
     /// Runs a statement and returns its rows.

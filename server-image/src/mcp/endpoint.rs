@@ -28,11 +28,12 @@ use super::record::Record;
 use super::restore::Restoring;
 use super::sessions::DatabaseSessionStore;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
+use crate::changes::Changes;
 use crate::database::Database;
 use crate::drain::{Drain, OpenRequest};
 use crate::metrics::at_scrape;
 use crate::metrics::requests::{Operation, Outcome, RequestMetrics};
-use crate::tools::ToolRegistry;
+use crate::tools::Catalog;
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 4 * 1024 * 1024;
@@ -81,7 +82,7 @@ pub struct Endpoint {
     service: StreamableHttpService<McpHandler, LocalSessionManager>,
     sessions: Arc<LocalSessionManager>,
     restoring: Restoring,
-    tools: Arc<ToolRegistry>,
+    catalog: Arc<Catalog>,
     admission: Arc<Admission>,
     metrics: RequestMetrics,
     drain: Drain,
@@ -90,14 +91,15 @@ pub struct Endpoint {
 impl Endpoint {
     /// Puts the endpoint together and registers its metrics.
     pub fn new(
-        tools: Arc<ToolRegistry>,
+        catalog: Arc<Catalog>,
+        changes: Changes,
         database: Database,
         admission: Arc<Admission>,
         drain: Drain,
         options: Options,
         registry: &mut Registry,
     ) -> Arc<Self> {
-        let metrics = RequestMetrics::new(registry, tools.names());
+        let metrics = RequestMetrics::new(registry, catalog.tools.names());
         let mut sessions = LocalSessionManager::default();
         sessions.session_config.keep_alive = Some(options.session_idle);
         let sessions = Arc::new(sessions);
@@ -117,13 +119,13 @@ impl Endpoint {
         config.max_request_body_bytes = BODY_MAX;
         config.cancellation_token = options.stop;
         config.session_store = Some(Arc::new(DatabaseSessionStore::new(database)));
-        let handler = McpHandler::new(Arc::clone(&tools), drain.clone());
+        let handler = McpHandler::new(Arc::clone(&catalog), changes, drain.clone());
         let service = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         Arc::new(Self {
             service,
             sessions,
             restoring: Restoring::new(),
-            tools,
+            catalog,
             admission,
             metrics,
             drain,
@@ -143,7 +145,7 @@ impl Endpoint {
             Ok(body) => body,
             Err(refused) => return refused.into_response(),
         };
-        let kind = message::kind(&body, &self.tools);
+        let kind = message::kind(&body, &self.catalog.tools);
         let request = http::Request::from_parts(parts, Full::new(body));
         match kind {
             Kind::Request { method, tool } => {

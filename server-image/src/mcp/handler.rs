@@ -1,23 +1,30 @@
-//! What rmcp asks of this server: who it is, its tools, and to run them.
+//! What rmcp asks of this server: who it is, what it offers, and to run it.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ErrorCode, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
+    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+    CompletionInfo, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities, ServerConfig,
+    SubscriptionFilter, Tool,
 };
 use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
+use serde_json::json;
 
 use super::record::Record;
+use super::subscriptions;
+use crate::changes::Changes;
 use crate::drain::Drain;
 use crate::metrics::requests::Outcome;
-use crate::tools::{CallContext, ToolRegistry, ToolResult};
+use crate::tools::{CallContext, Called, Catalog};
 
-/// How long clients may keep the list of tools, in milliseconds. It changes only with the server's version.
-const TOOLS_FRESH_MS: u64 = 300_000;
+/// How long clients may keep lists. They change only with the server's version, or with news of it.
+const LISTS_FRESH: Duration = Duration::from_mins(5);
 
 const INSTRUCTIONS: &str = "Shared context for agents: create_session, then add_message and get_messages with its \
     session_id; set_memory and get_memory keep values of an agent. Pass agent_id to be told apart from other agents.";
@@ -25,21 +32,57 @@ const INSTRUCTIONS: &str = "Shared context for agents: create_session, then add_
 /// The MCP side of the server. Cheap to clone: rmcp takes one for each request or session.
 #[derive(Clone)]
 pub struct McpHandler {
-    tools: Arc<ToolRegistry>,
+    catalog: Arc<Catalog>,
+    changes: Changes,
     drain: Drain,
 }
 
 impl McpHandler {
-    /// A handler that offers `tools`, and ends subscriptions when the drain begins.
+    /// A handler that offers `catalog`, tells subscribers of `changes`, and ends subscriptions when the drain begins.
     #[must_use]
-    pub const fn new(tools: Arc<ToolRegistry>, drain: Drain) -> Self {
-        Self { tools, drain }
+    pub const fn new(catalog: Arc<Catalog>, changes: Changes, drain: Drain) -> Self {
+        Self {
+            catalog,
+            changes,
+            drain,
+        }
     }
+
+    fn capabilities(&self) -> ServerCapabilities {
+        let mut all = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_tool_list_changed()
+            .enable_resources()
+            .enable_resources_list_changed()
+            .enable_resources_subscribe()
+            .enable_prompts()
+            .enable_prompts_list_changed()
+            .enable_completions()
+            .build();
+        if self.catalog.resources.is_empty() {
+            all.resources = None;
+        }
+        if self.catalog.prompts.is_empty() {
+            all.prompts = None;
+            all.completions = None;
+        }
+        all
+    }
+}
+
+/// Fills in how long a list may be kept, and by whom.
+macro_rules! listed {
+    ($result:ident, $items:expr) => {{
+        let fresh = u64::try_from(LISTS_FRESH.as_millis()).unwrap_or(u64::MAX);
+        Ok($result::with_all_items($items)
+            .with_ttl_ms(fresh)
+            .with_cache_scope(CacheScope::Public))
+    }};
 }
 
 impl ServerHandler for McpHandler {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        ServerConfig::new(self.capabilities())
             .with_server_info(Implementation::new("mcpscale-mcp-server", env!("CARGO_PKG_VERSION")))
             .with_instructions(INSTRUCTIONS)
     }
@@ -49,14 +92,11 @@ impl ServerHandler for McpHandler {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let mut result = ListToolsResult::with_all_items(self.tools.definitions());
-        result.ttl_ms = Some(TOOLS_FRESH_MS);
-        result.cache_scope = Some(CacheScope::Public);
-        Ok(result)
+        listed!(ListToolsResult, self.catalog.tools.definitions())
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.definition(name).cloned()
+        self.catalog.tools.definition(name).cloned()
     }
 
     async fn call_tool(
@@ -64,63 +104,165 @@ impl ServerHandler for McpHandler {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let result = self.run_tool(request, &context).await;
-        if let Some(record) = record_of(&context) {
-            record.handled(match &result {
-                Ok(Ok(_)) => Outcome::Ok,
-                Ok(Err(error)) if error.is_server_failure() => Outcome::ServerFailure,
-                Ok(Err(_)) => Outcome::ToolError,
-                Err(error) => Outcome::RpcError(error.code.0),
-            });
-        }
-        let result = match result? {
-            Ok(value) => CallToolResult::structured(value),
-            Err(error) => CallToolResult::structured_error(error.into_envelope()),
+        let name = request.name.clone();
+        let running = self
+            .catalog
+            .tools
+            .call(request, CallContext::new(context.clone()))
+            .ok_or_else(|| ErrorData::invalid_params(format!("unknown tool: {name}"), None));
+        let called = match running {
+            Ok(running) => guarded(&context, running).await,
+            Err(unknown) => Err(unknown),
         };
-        Ok(result.into())
+        let called = called.unwrap_or_else(Called::Refused);
+        note(&context, outcome(&called));
+        match called {
+            Called::Value(value) => Ok(CallToolResult::structured(value).into()),
+            Called::Failed(error) => Ok(CallToolResult::structured_error(error.into_envelope()).into()),
+            Called::Whole(response) => Ok(*response),
+            Called::Refused(error) => Err(error),
+        }
+    }
+
+    async fn list_resources(
+        &self,
+        _page: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        listed!(ListResourcesResult, self.catalog.resources.resources())
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _page: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        listed!(ListResourceTemplatesResult, self.catalog.resources.templates())
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let read = async {
+            let reading = self
+                .catalog
+                .resources
+                .read(&request.uri, &CallContext::new(context.clone()))
+                .ok_or_else(|| no_such_resource(&request.uri))?;
+            guarded(&context, reading)
+                .await?
+                .map_err(crate::tools::ToolError::into_protocol)
+        };
+        let answer = noted(&context, read.await)?;
+        Ok(ReadResourceResult::from(answer).into())
+    }
+
+    async fn list_prompts(
+        &self,
+        _page: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        listed!(ListPromptsResult, self.catalog.prompts.definitions())
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let get = async {
+            let getting = self.catalog.prompts.get(request, CallContext::new(context.clone()))?;
+            guarded(&context, getting).await?
+        };
+        noted(&context, get.await)
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let argument = request.argument;
+        let mut values = match request.r#ref {
+            Reference::Prompt(prompt) => self
+                .catalog
+                .prompts
+                .complete(&prompt.name, &argument.name, &argument.value)
+                .ok_or_else(|| ErrorData::invalid_params(format!("unknown prompt: {}", prompt.name), None))?,
+            // The variable parts of URIs are ids of the caller's own things; it knows them.
+            _ => Vec::new(),
+        };
+        values.truncate(CompletionInfo::MAX_VALUES);
+        let completion = CompletionInfo::with_all_values(values);
+        Ok(CompleteResult::new(
+            completion.map_err(|error| ErrorData::internal_error(error, None))?,
+        ))
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        // rmcp narrows this to the capabilities above. A client may listen; nothing it could hear of changes yet.
-        Some(requested.clone())
+        // rmcp narrows this to the capabilities above.
+        Some(subscriptions::bounded(requested))
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        subscriptions::check(&self.catalog, &context).await?;
         tokio::select! {
             () = context.cancelled() => {}
             // Returning tells the client that the server ends in good order, so that it listens elsewhere.
             () = self.drain.begun() => {}
+            () = subscriptions::serve(&self.changes, &context) => {}
         }
         Ok(())
     }
 }
 
-impl McpHandler {
-    async fn run_tool(
-        &self,
-        request: CallToolRequestParams,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<ToolResult, ErrorData> {
-        let running = self
-            .tools
-            .call(
-                &request.name,
-                request.arguments.unwrap_or_default(),
-                CallContext::new(context.clone()),
-            )
-            .ok_or_else(|| ErrorData::invalid_params(format!("unknown tool: {}", request.name), None))?;
-        tokio::select! {
-            // rmcp tells of a client that went away or cancelled, but leaves stopping to the handler.
-            () = context.ct.cancelled() => Err(ErrorData::new(ErrorCode::INVALID_REQUEST, "the client cancelled the call", None)),
-            // A tool that panics must cost one call, not leave its client waiting for ever.
-            result = AssertUnwindSafe(running).catch_unwind() => {
-                result.map_err(|_| ErrorData::internal_error("the tool crashed; this is a bug of the server", None))
-            }
+/// The answer to a request for a resource that does not exist.
+pub(super) fn no_such_resource(uri: &str) -> ErrorData {
+    ErrorData::resource_not_found(format!("there is no resource {uri}"), Some(json!({"uri": uri})))
+}
+
+/// Runs what a toolset does for a request, until its client cancels it.
+async fn guarded<T>(
+    context: &RequestContext<RoleServer>,
+    running: impl Future<Output = T> + Send,
+) -> Result<T, ErrorData> {
+    tokio::select! {
+        // rmcp tells of a client that went away or cancelled, but leaves stopping to the handler.
+        () = context.ct.cancelled() => Err(ErrorData::new(ErrorCode::INVALID_REQUEST, "the client cancelled the request", None)),
+        // What panics must cost one request, not leave its client waiting for ever.
+        result = AssertUnwindSafe(running).catch_unwind() => {
+            result.map_err(|_| ErrorData::internal_error("the server crashed on this request; this is a bug of the server", None))
         }
     }
 }
 
-/// The record that the endpoint attached to the HTTP request.
-fn record_of(context: &RequestContext<RoleServer>) -> Option<&Arc<Record>> {
-    context.extensions.get::<http::request::Parts>()?.extensions.get()
+fn outcome(called: &Called) -> Outcome {
+    match called {
+        Called::Value(_) => Outcome::Ok,
+        Called::Failed(error) if error.is_server_failure() => Outcome::ServerFailure,
+        Called::Failed(_) => Outcome::ToolError,
+        Called::Whole(response) => match response.as_ref() {
+            CallToolResponse::Complete(result) if result.is_error == Some(true) => Outcome::ToolError,
+            _ => Outcome::Ok,
+        },
+        Called::Refused(error) => Outcome::RpcError(error.code.0),
+    }
+}
+
+/// Tells the record how a request ended, and passes the result on.
+fn noted<T>(context: &RequestContext<RoleServer>, result: Result<T, ErrorData>) -> Result<T, ErrorData> {
+    if let Err(error) = &result {
+        note(context, Outcome::RpcError(error.code.0));
+    }
+    result
+}
+
+/// Tells the record that the endpoint attached to the HTTP request.
+fn note(context: &RequestContext<RoleServer>, outcome: Outcome) {
+    let parts = context.extensions.get::<http::request::Parts>();
+    if let Some(record) = parts.and_then(|parts| parts.extensions.get::<Arc<Record>>()) {
+        record.handled(outcome);
+    }
 }

@@ -11,6 +11,7 @@ mod message;
 mod record;
 mod restore;
 pub mod sessions;
+mod subscriptions;
 
 pub use endpoint::{Endpoint, HostPolicy, Options};
 pub use handler::McpHandler;

@@ -1,5 +1,6 @@
 //! The error envelope: what went wrong, in a form that a language model can act on.
 
+use rmcp::ErrorData;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -108,6 +109,28 @@ impl ToolError {
     #[must_use]
     pub fn is_server_failure(&self) -> bool {
         self.0.severity == Severity::Critical
+    }
+
+    /// The error's code, such as `SESSION_NOT_FOUND`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
+    /// The error as the answer to a request that has no other form for errors, such as `resources/read`; the envelope
+    /// is its data.
+    #[must_use]
+    pub fn into_protocol(self) -> ErrorData {
+        let message = self.0.error.clone();
+        let (is_missing, is_failure) = (self.0.code.ends_with("NOT_FOUND"), self.is_server_failure());
+        let envelope = Some(self.into_envelope());
+        if is_failure {
+            ErrorData::internal_error(message, envelope)
+        } else if is_missing {
+            ErrorData::resource_not_found(message, envelope)
+        } else {
+            ErrorData::invalid_params(message, envelope)
+        }
     }
 
     /// The envelope.

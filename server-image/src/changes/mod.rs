@@ -1,0 +1,237 @@
+//! News of what has changed, for whoever follows it at any replica.
+//!
+//! A toolset tells [`Changes`] what it changed. Who follows something has a [`Listener`], at this replica or another:
+//! with Postgres the `relay` carries news between replicas; a SQLite file has one replica. News says *that*
+//! something changed, never what: whoever hears it reads again. So news may be merged, and where some may have been
+//! lost (a broken connection), everybody is told that everything may have changed.
+
+mod relay;
+mod topic;
+
+pub use relay::{Relay, STALE_MAX};
+pub use topic::Topic;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+
+use crate::lock;
+
+/// Most topics that wait to be sent to other replicas, one entry each; beyond, one "everything" replaces them.
+const OUTGOING_MAX: usize = 10_000;
+
+/// The news of one replica. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Changes(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    followers: Mutex<HashMap<Topic, HashMap<u64, Arc<Pending>>>>,
+    next_follower: AtomicU64,
+    /// Topics to tell other replicas of; `None` when there are none to tell.
+    outgoing: Option<Pending>,
+}
+
+/// Topics with news, each once, and the wake-up of who waits for them.
+#[derive(Debug, Default)]
+struct Pending {
+    topics: Mutex<BTreeSet<Topic>>,
+    wake: Notify,
+}
+
+impl Pending {
+    fn add(&self, topic: Topic) {
+        lock(&self.topics).insert(topic);
+        self.wake.notify_one();
+    }
+
+    /// Waits for news and takes it.
+    async fn take(&self) -> BTreeSet<Topic> {
+        loop {
+            let taken = std::mem::take(&mut *lock(&self.topics));
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.wake.notified().await;
+        }
+    }
+}
+
+impl Changes {
+    /// News for a replica that has no other beside it.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::default()
+    }
+
+    /// News that is kept for a [`Relay`] to carry to other replicas.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self(Arc::new(Inner {
+            outgoing: Some(Pending::default()),
+            ..Inner::default()
+        }))
+    }
+
+    /// The resource `uri` reads differently now. Call it after the change is committed.
+    pub fn resource_updated(&self, uri: impl Into<String>) {
+        self.publish(Topic::Resource(uri.into()));
+    }
+
+    /// There are other tools now.
+    pub fn tools_list_changed(&self) {
+        self.publish(Topic::Tools);
+    }
+
+    /// There are other prompts now.
+    pub fn prompts_list_changed(&self) {
+        self.publish(Topic::Prompts);
+    }
+
+    /// There are other resources with a fixed URI now.
+    pub fn resources_list_changed(&self) {
+        self.publish(Topic::Resources);
+    }
+
+    /// Tells followers here and at other replicas.
+    pub fn publish(&self, topic: Topic) {
+        if let Some(outgoing) = &self.0.outgoing {
+            let waiting = lock(&outgoing.topics).len();
+            let topic = if waiting < OUTGOING_MAX {
+                topic.clone()
+            } else {
+                Topic::Everything
+            };
+            outgoing.add(topic);
+        }
+        self.deliver(&topic);
+    }
+
+    /// Tells followers here.
+    fn deliver(&self, topic: &Topic) {
+        let followers = lock(&self.0.followers);
+        if *topic == Topic::Everything {
+            for (topic, pending) in followers
+                .iter()
+                .flat_map(|(topic, all)| all.values().map(move |one| (topic, one)))
+            {
+                pending.add(topic.clone());
+            }
+        } else {
+            for pending in followers.get(topic).into_iter().flat_map(HashMap::values) {
+                pending.add(topic.clone());
+            }
+        }
+    }
+
+    /// Follows `topics` until the listener is dropped.
+    #[must_use]
+    pub fn follow(&self, topics: impl IntoIterator<Item = Topic>) -> Listener {
+        let listener = Listener {
+            changes: self.clone(),
+            id: self.0.next_follower.fetch_add(1, Ordering::Relaxed),
+            pending: Arc::default(),
+            topics: topics.into_iter().collect(),
+        };
+        let mut followers = lock(&self.0.followers);
+        for topic in &listener.topics {
+            followers
+                .entry(topic.clone())
+                .or_default()
+                .insert(listener.id, Arc::clone(&listener.pending));
+        }
+        drop(followers);
+        listener
+    }
+
+    /// How many topics are followed here.
+    #[must_use]
+    pub fn followed(&self) -> usize {
+        lock(&self.0.followers).len()
+    }
+}
+
+/// Someone who follows topics.
+#[derive(Debug)]
+pub struct Listener {
+    changes: Changes,
+    id: u64,
+    pending: Arc<Pending>,
+    topics: BTreeSet<Topic>,
+}
+
+impl Listener {
+    /// Waits for news: topics of those followed that have changed since the last call. Safe to drop while it waits.
+    pub async fn next(&self) -> BTreeSet<Topic> {
+        self.pending.take().await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut followers = lock(&self.changes.0.followers);
+        for topic in &self.topics {
+            if let Some(all) = followers.get_mut(topic) {
+                all.remove(&self.id);
+                if all.is_empty() {
+                    followers.remove(topic);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(uri: &str) -> Topic {
+        Topic::Resource(uri.to_owned())
+    }
+
+    /// A follower must hear of what it follows and of nothing else: an unasked-for URI could give away a secret.
+    #[tokio::test]
+    async fn followers_hear_of_what_they_follow() {
+        let changes = Changes::alone();
+        let listener = changes.follow([resource("a"), Topic::Tools]);
+        changes.resource_updated("b");
+        changes.prompts_list_changed();
+        changes.resource_updated("a");
+        changes.resource_updated("a");
+        assert_eq!(
+            listener.next().await,
+            BTreeSet::from([resource("a")]),
+            "once, however often it changed"
+        );
+        changes.tools_list_changed();
+        changes.deliver(&Topic::Everything);
+        assert_eq!(listener.next().await, BTreeSet::from([Topic::Tools, resource("a")]));
+    }
+
+    /// Followers that go away must leave nothing behind, or the memory fills up.
+    #[test]
+    fn nothing_is_left_of_a_follower_that_has_gone() {
+        let changes = Changes::alone();
+        let first = changes.follow([resource("a")]);
+        let second = changes.follow([resource("a"), resource("b")]);
+        assert_eq!(changes.followed(), 2);
+        drop(second);
+        assert_eq!(changes.followed(), 1);
+        drop(first);
+        assert_eq!(changes.followed(), 0);
+    }
+
+    /// While the database is away, what waits to be sent must not grow without bound.
+    #[tokio::test]
+    async fn what_waits_to_be_sent_is_bounded() {
+        let changes = Changes::shared();
+        for number in 0..2 * OUTGOING_MAX {
+            changes.resource_updated(number.to_string());
+        }
+        let waiting = changes.0.outgoing.as_ref().unwrap().take().await;
+        assert_eq!(waiting.len(), OUTGOING_MAX + 1);
+        assert!(waiting.contains(&Topic::Everything));
+    }
+}

@@ -1,0 +1,236 @@
+//! Carries news between replicas: Postgres `NOTIFY`, heard on one connection of the pool.
+//!
+//! **Connections.** Listening takes one connection out of the pool for as long as it lasts. It is one of the pool's
+//! `max`, is counted as open and in use, and goes with the pool when that is resized: the budget of connections
+//! holds without an exception. A pool of one connection cannot spare it. Such a replica still sends news, and its own
+//! followers are told every [`STALE_MAX`] that everything may have changed. The same serves where `LISTEN` does not
+//! work, as behind a pooler in transaction mode.
+//!
+//! **Loss.** A replica that is killed between a commit and the `NOTIFY` some milliseconds later takes the news with
+//! it. (Sending it inside the transaction would let all writers of the database wait for one lock.) When the
+//! connection breaks, news may have been missed, so everybody here is told that everything may have changed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::{Changes, Topic};
+use crate::database::{DatabaseError, Heard, PostgresConnection, PostgresDatabase};
+
+/// Longest time that a follower does not know of a change when news cannot be heard.
+pub const STALE_MAX: Duration = Duration::from_secs(10);
+/// Name of the channel in the database.
+const CHANNEL: &str = "mcp_changes";
+/// Longest payload, in bytes. Postgres allows less than 8000.
+const PAYLOAD_MAX: usize = 7_900;
+/// Pause between two messages, in which more news gathers.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often the way through the database is tried.
+const TRY: Duration = Duration::from_secs(15);
+/// Longest way of a message through the database.
+const WAY: Duration = Duration::from_secs(5);
+
+/// Carries news between this replica and the others.
+pub struct Relay {
+    changes: Changes,
+    database: PostgresDatabase,
+    /// Tells this replica's messages from those of others.
+    replica: String,
+}
+
+/// Why listening ended.
+enum Ended {
+    /// The connection is gone or does not answer.
+    Broken(DatabaseError),
+    /// The pool has become too small to spare a connection.
+    PoolTooSmall,
+    /// A message came not through.
+    Deaf,
+}
+
+impl Relay {
+    /// A relay of `changes` through `database`.
+    #[must_use]
+    pub fn new(changes: Changes, database: PostgresDatabase) -> Self {
+        Self {
+            changes,
+            database,
+            replica: Uuid::new_v4().simple().to_string(),
+        }
+    }
+
+    /// Carries news until dropped.
+    pub async fn run(self) {
+        tokio::join!(self.send(), self.hear());
+    }
+
+    async fn send(&self) {
+        let Some(outgoing) = &self.changes.0.outgoing else {
+            return;
+        };
+        loop {
+            let topics = outgoing.take().await;
+            for payload in payloads(&self.replica, &topics) {
+                while let Err(error) = self.notify(&payload).await {
+                    tracing::debug!(%error, "cannot tell other replicas what changed; trying again");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+            sleep(GATHER).await;
+        }
+    }
+
+    async fn notify(&self, payload: &str) -> Result<(), DatabaseError> {
+        let connection = self.database.connection().await?;
+        connection
+            .query("SELECT pg_notify($1, $2)", &[&CHANNEL, &payload])
+            .await?;
+        Ok(())
+    }
+
+    async fn hear(&self) {
+        loop {
+            let wait = match self.listen().await {
+                Ended::Broken(DatabaseError::NotReady) => Duration::from_millis(200),
+                Ended::Broken(error) => {
+                    tracing::warn!(%error, "cannot hear of changes at other replicas; connecting again");
+                    Duration::from_secs(1)
+                }
+                Ended::PoolTooSmall => STALE_MAX,
+                Ended::Deaf => {
+                    tracing::warn!(
+                        "LISTEN does not work through this connection (a pooler in transaction mode?): subscribers \
+                         hear of changes at other replicas with a delay of up to {STALE_MAX:?}"
+                    );
+                    STALE_MAX
+                }
+            };
+            sleep(wait).await;
+            self.changes.deliver(&Topic::Everything);
+        }
+    }
+
+    /// Listens until it is no longer possible.
+    async fn listen(&self) -> Ended {
+        if self.database.pool_max() < 2 {
+            return Ended::PoolTooSmall;
+        }
+        let mut heard = self.database.heard();
+        let connection = match self.begin().await {
+            Ok(connection) => connection,
+            Err(error) => return Ended::Broken(error),
+        };
+        // Whatever was sent before LISTEN took hold was not heard.
+        self.changes.deliver(&Topic::Everything);
+        let mut next_try = Instant::now() + WAY;
+        let mut last_own = Instant::now();
+        let mut is_proven = false;
+        if let Err(error) = self.notify(&payload(&self.replica, "")).await {
+            return Ended::Broken(error);
+        }
+        loop {
+            tokio::select! {
+                message = heard.recv() => match message {
+                    Ok(Heard::Notification { channel, payload }) if channel == CHANNEL => {
+                        if self.receive(&payload) {
+                            last_own = Instant::now();
+                            is_proven = true;
+                        }
+                    }
+                    Ok(Heard::Notification { .. }) => {}
+                    Ok(Heard::Closed) if connection.is_closed() => return Ended::Broken(DatabaseError::Stopped),
+                    Ok(Heard::Closed) => {}
+                    Err(RecvError::Lagged(_)) => self.changes.deliver(&Topic::Everything),
+                    Err(RecvError::Closed) => return Ended::Broken(DatabaseError::Stopped),
+                },
+                () = sleep_until(next_try) => {
+                    if !is_proven || last_own.elapsed() > TRY + WAY {
+                        return Ended::Deaf;
+                    }
+                    if self.database.pool_max() < 2 {
+                        return Ended::PoolTooSmall;
+                    }
+                    next_try = Instant::now() + TRY;
+                    if let Err(error) = self.notify(&payload(&self.replica, "")).await {
+                        return Ended::Broken(error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<PostgresConnection, DatabaseError> {
+        let connection = self.database.connection().await?;
+        let listening = connection.query("LISTEN mcp_changes", &[]);
+        timeout(WAY, listening)
+            .await
+            .map_err(|_| DatabaseError::NoAnswer(WAY))??;
+        Ok(connection)
+    }
+
+    /// Takes in a message; says whether it is this replica's own.
+    fn receive(&self, payload: &str) -> bool {
+        let mut lines = payload.lines();
+        if lines.next() == Some(self.replica.as_str()) {
+            return true;
+        }
+        for topic in lines.filter_map(Topic::decode) {
+            self.changes.deliver(&topic);
+        }
+        false
+    }
+}
+
+fn payload(replica: &str, lines: &str) -> String {
+    format!("{replica}\n{lines}")
+}
+
+/// Messages that say all of `topics`, each within the limit.
+fn payloads(replica: &str, topics: &BTreeSet<Topic>) -> Vec<String> {
+    let room = PAYLOAD_MAX - replica.len() - 1;
+    let mut all = Vec::new();
+    let mut lines = String::new();
+    for topic in topics {
+        let mut line = topic.encode();
+        if line.len() >= room {
+            line = Topic::Everything.encode();
+        }
+        if lines.len() + line.len() + 1 > room {
+            all.push(payload(replica, &std::mem::take(&mut lines)));
+        }
+        lines.push_str(&line);
+        lines.push('\n');
+    }
+    all.push(payload(replica, &lines));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Postgres refuses a longer message, and all its news would be lost.
+    #[test]
+    fn messages_keep_to_the_limit_and_say_everything() {
+        let topics: BTreeSet<Topic> = (0..500)
+            .map(|number| Topic::Resource(format!("session://{number:0100}")))
+            .chain([Topic::Resource("x".repeat(9_000))])
+            .collect();
+        let payloads = payloads("replica", &topics);
+        assert!(
+            payloads
+                .iter()
+                .all(|payload| payload.len() < 8_000 && payload.starts_with("replica\n"))
+        );
+        let said: BTreeSet<Topic> = payloads
+            .iter()
+            .flat_map(|payload| payload.lines().skip(1))
+            .filter_map(Topic::decode)
+            .collect();
+        assert_eq!(said.len(), 501);
+        assert!(said.contains(&Topic::Everything), "a name too long to send");
+    }
+}

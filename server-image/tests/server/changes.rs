@@ -1,0 +1,126 @@
+//! News between replicas, through a real Postgres.
+
+use std::time::Duration;
+
+use mcp_server::changes::{Changes, Listener, Relay, STALE_MAX, Topic};
+use mcp_server::database::{Database, PostgresDatabase};
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::support::postgres::{self, SHARED};
+use crate::support::until;
+
+struct Replica {
+    changes: Changes,
+    database: PostgresDatabase,
+    relay: JoinHandle<()>,
+}
+
+async fn replica(url: &str, pool_max: usize) -> Replica {
+    let database = Database::open(&url.parse().unwrap(), pool_max, &mut Registry::default()).unwrap();
+    database.migrate(&[]).await.unwrap();
+    let Database::Postgres(database) = database else {
+        panic!("the URL names Postgres")
+    };
+    let changes = Changes::shared();
+    let relay = tokio::spawn(Relay::new(changes.clone(), database.clone()).run());
+    Replica {
+        changes,
+        database,
+        relay,
+    }
+}
+
+fn resource(uri: &str) -> Topic {
+    Topic::Resource(uri.to_owned())
+}
+
+/// News until `topic` is among it.
+async fn heard(listener: &Listener, topic: &Topic, limit: Duration) {
+    timeout(limit, async { while !listener.next().await.contains(topic) {} })
+        .await
+        .unwrap_or_else(|_| panic!("no news of {topic:?}"));
+}
+
+/// Makes sure that `to` hears of what `from` says, which takes a moment after the start.
+async fn until_connected(from: &Replica, to: &Replica) {
+    let listener = to.changes.follow([resource("connected?")]);
+    until("news flows", async || {
+        from.changes.resource_updated("connected?");
+        timeout(Duration::from_millis(100), listener.next()).await.ok()
+    })
+    .await;
+}
+
+/// A client that listens at one replica must hear of what is changed at another, whatever the URI looks like.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_at_one_replica_is_heard_at_another() {
+    let url = SHARED.database().await;
+    let (a, b) = (replica(&url, 2).await, replica(&url, 2).await);
+    until_connected(&a, &b).await;
+    let odd = "session://ü\n\\n'\"/messages";
+    let listener = b.changes.follow([resource(odd), resource("other"), Topic::Tools]);
+    a.changes.resource_updated(odd);
+    heard(&listener, &resource(odd), Duration::from_secs(2)).await;
+    a.changes.tools_list_changed();
+    heard(&listener, &Topic::Tools, Duration::from_secs(2)).await;
+    for number in 0..2_000 {
+        a.changes.resource_updated(format!("session://{number}"));
+    }
+    a.changes.resource_updated("other");
+    heard(&listener, &resource("other"), Duration::from_secs(5)).await;
+    (a.relay.abort(), b.relay.abort());
+}
+
+/// What happens while the connection is broken is missed; followers must be told to read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_gap_followers_are_told_to_read_again() {
+    let url = SHARED.database().await;
+    let (a, b) = (replica(&url, 2).await, replica(&url, 2).await);
+    until_connected(&a, &b).await;
+    let listener = b.changes.follow([resource("followed")]);
+    let killer = postgres::connect(&url).await;
+    killer
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            &[],
+        )
+        .await
+        .unwrap();
+    heard(&listener, &resource("followed"), Duration::from_secs(10)).await;
+    until_connected(&a, &b).await;
+    (a.relay.abort(), b.relay.abort());
+}
+
+/// The database's budget of connections is a promise: listening must take its connection out of the pool, and leave a
+/// pool of one alone. Such a replica tells its followers within the stated time.
+#[tokio::test(flavor = "multi_thread")]
+async fn listening_stays_within_the_pool() {
+    let url = SHARED.database().await;
+    let (small, large) = (replica(&url, 1).await, replica(&url, 2).await);
+    until_connected(&small, &large).await;
+    let listener = small.changes.follow([resource("followed")]);
+    let watcher = postgres::connect(&url).await;
+    let connections = async || -> i64 {
+        watcher
+            .query_one(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                &[],
+            )
+            .await
+            .unwrap()
+            .get(0)
+    };
+    assert!(connections().await <= 3);
+    small
+        .database
+        .connection()
+        .await
+        .expect("the only connection is free for work");
+    large.changes.resource_updated("followed");
+    heard(&listener, &resource("followed"), STALE_MAX + Duration::from_secs(2)).await;
+    assert!(connections().await <= 3);
+    (small.relay.abort(), large.relay.abort());
+}
