@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{
     Client, GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
 };
+use futures::future::{join_all, join3};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast::Receiver;
@@ -296,6 +297,38 @@ impl PostgresConnection {
     /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
     pub async fn query_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, DatabaseError> {
         self.query_opt(sql, parameters).await?.ok_or(DatabaseError::NoRow)
+    }
+
+    /// Runs `statements` as one transaction, all sent at once: one round trip, however many they are. If one fails,
+    /// none has happened. Each answer is the rows of its statement.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] of the first statement that Postgres refuses, or when it does not answer in time.
+    pub async fn transact(&self, statements: &[(&str, Parameters<'_>)]) -> Result<Vec<Vec<Row>>, DatabaseError> {
+        let client = self.client()?;
+        answer(&self.health, &self.silent, async {
+            let mut prepared = Vec::with_capacity(statements.len());
+            for (sql, _) in statements {
+                prepared.push(client.prepare_cached(sql).await?);
+            }
+            let work = prepared
+                .iter()
+                .zip(statements)
+                .map(|(statement, (_, parameters))| client.query(statement, parameters));
+            // All are sent when they are first polled, in this order, so that not even a caller that gives up leaves
+            // a transaction open. After a refusal Postgres makes a ROLLBACK of the COMMIT.
+            let (begun, answers, committed) = join3(
+                client.batch_execute("BEGIN"),
+                join_all(work),
+                client.batch_execute("COMMIT"),
+            )
+            .await;
+            begun?;
+            let answers = answers.into_iter().collect::<Result<_, _>>()?;
+            committed?;
+            Ok(answers)
+        })
+        .await
     }
 
     /// Begins a transaction; dropping it rolls back.

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use mcp_server::database::{Database, DatabaseTarget};
 use mcp_server::mcp::sessions;
-use mcp_server::tools::shared_context::{self, NewMemory, NewSession, Storage, StorageError};
+use mcp_server::tools::shared_context::{self, MemoryQuery, MemoryScope, NewMemory, NewSession, Storage, StorageError};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
@@ -145,6 +145,57 @@ async fn expired_entries_are_gone() {
         let read = storage.get_memory("ann", None, "k").await.unwrap().unwrap();
         assert_eq!((read.value, read.expires_at), (json!("new"), None), "{kind}");
         assert_eq!(read.created_at, read.updated_at, "{kind}: it is a new entry");
+    }
+}
+
+/// A list shows the caller's own live entries of the part that was asked for, the last set first, and nobody else's.
+#[tokio::test]
+async fn lists_show_ones_own_live_entries() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        make_session(storage).await;
+        for (agent, session, key) in [
+            ("ann", None, "a_1"),
+            ("ann", None, "a%1"),
+            ("ann", None, "gone"),
+            ("ann", Some(SESSION), "a_1"),
+            ("bob", None, "a_1"),
+            ("ann", None, "Ä"),
+        ] {
+            storage
+                .set_memory(entry(agent, session, key, json!("12")))
+                .await
+                .unwrap();
+        }
+        let gone = "UPDATE agent_memory SET expires_at = updated_at WHERE key = 'gone'";
+        database.execute(gone, gone).await;
+        let session = || MemoryScope::Session(SESSION.to_owned());
+        for (name, scope, prefix, limit, expected) in [
+            ("global", MemoryScope::Global, "", 50, &["Ä", "a%1", "a_1"][..]),
+            ("the session's", session(), "", 50, &["a_1"]),
+            ("all", MemoryScope::All, "", 50, &["Ä", "a_1", "a%1", "a_1"]),
+            ("the newest", MemoryScope::All, "", 1, &["Ä"]),
+            ("wildcards are plain text", MemoryScope::Global, "a%", 50, &["a%1"]),
+            ("beyond ASCII", MemoryScope::Global, "Ä", 50, &["Ä"]),
+            (
+                "another session",
+                MemoryScope::Session("session_ffffffffffffffff".to_owned()),
+                "",
+                50,
+                &[],
+            ),
+        ] {
+            let query = MemoryQuery {
+                agent_id: "ann".to_owned(),
+                scope,
+                prefix: prefix.to_owned(),
+                limit,
+            };
+            let listed = storage.list_memory(query).await.unwrap();
+            let keys: Vec<&str> = listed.iter().map(|entry| entry.key.as_str()).collect();
+            assert_eq!(keys, expected, "{kind}: {name}");
+            assert!(listed.iter().all(|entry| entry.value_size == 4), "{kind}: {name}");
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Sessions and messages: the same must hold in either database.
 
 use futures::future::join_all;
-use mcp_server::tools::shared_context::{MessageQuery, NewMessage, NewSession, Storage, StorageError, Visibility};
+use mcp_server::tools::shared_context::{
+    Agent, MessageQuery, NewMessage, NewSession, Storage, StorageError, Visibility,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -26,7 +28,7 @@ fn new_session(agent: &str) -> NewSession {
 fn new_message(session_id: &str, sender: &str, visibility: Visibility) -> NewMessage {
     NewMessage {
         session_id: session_id.to_owned(),
-        sender: sender.to_owned(),
+        sender: Agent::named(sender),
         content: format!("{} of {sender}", visibility.as_str()),
         visibility,
         metadata: None,
@@ -37,7 +39,7 @@ fn new_message(session_id: &str, sender: &str, visibility: Visibility) -> NewMes
 fn query(session_id: &str, reader: &str) -> MessageQuery {
     MessageQuery {
         session_id: session_id.to_owned(),
-        reader: reader.to_owned(),
+        reader: Agent::named(reader),
         visibility: None,
         limit: 1000,
         offset: 0,
@@ -79,7 +81,7 @@ async fn sessions_come_back_as_created() {
         );
         assert!(
             storage
-                .session_view("session_0000000000000000", "ann")
+                .session_view("session_0000000000000000", &Agent::named("ann"))
                 .await
                 .unwrap()
                 .is_none(),
@@ -132,9 +134,87 @@ async fn private_messages_stay_private() {
                 "{kind}: the count tells {reader} of hidden messages"
             );
         }
-        let recent = storage.session_view(&session, "eve").await.unwrap().unwrap().recent;
+        let recent = storage
+            .session_view(&session, &Agent::named("eve"))
+            .await
+            .unwrap()
+            .unwrap()
+            .recent;
         let recent: Vec<&str> = recent.iter().map(|message| message.content.as_str()).collect();
         assert_eq!(recent, ["public of bob", "public of ann"], "{kind}: newest first");
+    }
+}
+
+/// What is meant for agents of one type, or for administrators, must reach them and nobody else. A type counts only if
+/// it is proven: saying so must not open anything.
+#[tokio::test]
+async fn messages_for_a_type_and_for_administrators() {
+    let of_type = |id: &str, agent_type: &str| Agent {
+        agent_type: Some(agent_type.to_owned()),
+        ..Agent::named(id)
+    };
+    let admin = Agent {
+        is_admin: true,
+        ..of_type("root", "admin")
+    };
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = storage.create_session(new_session("ann"), true).await.unwrap().id;
+        let unproven = Agent::named("una");
+        for sender in [&of_type("ann", "claude"), &admin, &unproven] {
+            for visibility in ALL {
+                let message = NewMessage {
+                    sender: sender.clone(),
+                    ..new_message(&session, &sender.id, visibility)
+                };
+                storage.add_message(message).await.unwrap();
+            }
+        }
+        let public = ["public of ann", "public of root", "public of una"];
+        for (name, reader, beyond_public) in [
+            (
+                "the sender",
+                of_type("ann", "claude"),
+                &["private of ann", "agent_only of ann"][..],
+            ),
+            ("the same type", of_type("bob", "claude"), &["agent_only of ann"]),
+            ("another type", of_type("bob", "gemini"), &[]),
+            ("an empty type", of_type("bob", ""), &[]),
+            ("no type", Agent::named("bob"), &[]),
+            (
+                "no type, as the unproven sender",
+                unproven.clone(),
+                &["private of una", "agent_only of una"],
+            ),
+            (
+                "an administrator",
+                admin.clone(),
+                &[
+                    "admin_only of ann",
+                    "private of root",
+                    "agent_only of root",
+                    "admin_only of root",
+                    "admin_only of una",
+                ],
+            ),
+            ("the type admin alone", of_type("eve", "admin"), &["agent_only of root"]),
+        ] {
+            let read = contents(
+                storage,
+                MessageQuery {
+                    reader: reader.clone(),
+                    ..query(&session, "")
+                },
+            )
+            .await;
+            let mut expected: Vec<&str> = public.iter().chain(beyond_public).copied().collect();
+            let mut read: Vec<&str> = read.iter().map(String::as_str).collect();
+            expected.sort_unstable();
+            read.sort_unstable();
+            assert_eq!(read, expected, "{kind}: {name}");
+            let view = storage.session_view(&session, &reader).await.unwrap().unwrap();
+            assert_eq!(view.recent.len(), expected.len(), "{kind}: {name}: the session's view");
+        }
     }
 }
 

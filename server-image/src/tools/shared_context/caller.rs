@@ -1,6 +1,7 @@
 //! Who calls. Until callers are authenticated this is what they say about themselves.
 
 use super::limits::AGENT_ID_MAX;
+use super::model::Agent;
 use crate::tools::ToolError;
 
 /// Identity of callers that name no agent. They are all the same agent: what one of them writes as private, each of
@@ -10,7 +11,7 @@ pub const ANONYMOUS: &str = "anonymous";
 /// The agent on whose behalf a tool runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    agent_id: String,
+    agent: Agent,
 }
 
 impl Caller {
@@ -27,19 +28,27 @@ impl Caller {
                 "agent_id",
             ));
         }
-        Ok(Self { agent_id })
+        Ok(Self {
+            agent: Agent::named(agent_id),
+        })
     }
 
     /// The agent's id.
     #[must_use]
     pub fn agent_id(&self) -> &str {
-        &self.agent_id
+        &self.agent.id
+    }
+
+    /// The agent as the storage knows it.
+    #[must_use]
+    pub const fn agent(&self) -> &Agent {
+        &self.agent
     }
 
     /// Whether limits per agent apply. Callers without a name share one identity, so a limit on it would let one
     /// client lock out all others.
     #[must_use]
     pub fn has_quota(&self) -> bool {
-        self.agent_id != ANONYMOUS
+        self.agent.id != ANONYMOUS
     }
 }

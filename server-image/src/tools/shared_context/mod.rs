@@ -13,8 +13,8 @@ mod tools;
 pub use caller::{ANONYMOUS, Caller};
 pub use header_cache::{HeaderCache, InvalidRedisUrl};
 pub use model::{
-    MemoryEntry, Message, MessagePage, NewMemory, NewMessage, NewSession, SessionHeader, SessionView, StoredMemory,
-    StoredMessage, Visibility,
+    Agent, ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, Message, MessagePage, NewMemory, NewMessage,
+    NewSession, SessionHeader, SessionView, StoredMemory, StoredMessage, Visibility,
 };
-pub use storage::{MIGRATIONS, MessageQuery, Storage, StorageError, open};
+pub use storage::{MIGRATIONS, Memory, MessageQuery, Messages, Sessions, Storage, StorageError, open};
 pub use tools::SharedContext;

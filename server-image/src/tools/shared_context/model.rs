@@ -13,7 +13,7 @@ pub enum Visibility {
     Public,
     /// The sender only.
     Private,
-    /// The sender only, as long as callers have no proven type that could widen it.
+    /// The sender, and agents that have proven to be of the sender's type.
     AgentOnly,
     /// Administrators only.
     AdminOnly,
@@ -28,6 +28,29 @@ impl Visibility {
             Self::Private => "private",
             Self::AgentOnly => "agent_only",
             Self::AdminOnly => "admin_only",
+        }
+    }
+}
+
+/// An agent that reads or writes, as far as it decides what the agent may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its name.
+    pub id: String,
+    /// Its type, if it has proven it.
+    pub agent_type: Option<String>,
+    /// Whether it may see what is for administrators only.
+    pub is_admin: bool,
+}
+
+impl Agent {
+    /// An agent of whom nothing but a name is known.
+    #[must_use]
+    pub fn named(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            agent_type: None,
+            is_admin: false,
         }
     }
 }
@@ -77,7 +100,7 @@ pub struct NewMessage {
     /// Session it belongs to.
     pub session_id: String,
     /// Agent that sends it.
-    pub sender: String,
+    pub sender: Agent,
     /// Text.
     pub content: String,
     /// Who may read it.
@@ -155,6 +178,49 @@ pub struct StoredMemory {
     pub updated_at: Timestamp,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
+}
+
+/// Which of an agent's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryScope {
+    /// What belongs to no session.
+    Global,
+    /// What belongs to this session.
+    Session(String),
+    /// Both.
+    All,
+}
+
+/// Which memory entries to list.
+#[derive(Debug, Clone)]
+pub struct MemoryQuery {
+    /// Agent whose memory it is.
+    pub agent_id: String,
+    /// Which part of it.
+    pub scope: MemoryScope,
+    /// Only keys that begin so; all if empty.
+    pub prefix: String,
+    /// At most this many, the most recently set first.
+    pub limit: i64,
+}
+
+/// A memory entry in a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ListedMemory {
+    /// Name within agent and session.
+    pub key: String,
+    /// `global` or `session`.
+    pub scope: &'static str,
+    /// Session it is limited to.
+    pub session_id: Option<String>,
+    /// When it was first set.
+    pub created_at: Timestamp,
+    /// When it was last set.
+    pub updated_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// Length of the value's JSON text, in bytes.
+    pub value_size: i64,
 }
 
 /// A memory entry as read.

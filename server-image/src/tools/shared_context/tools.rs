@@ -209,11 +209,7 @@ impl SharedContext {
         let caller = Caller::claimed(arguments.agent_id)?;
         let id = checks::session_id(arguments.session_id)?;
         let header = self.header(&id).await?;
-        let view = self
-            .storage
-            .session_view(&id, caller.agent_id())
-            .await
-            .map_err(explain)?;
+        let view = self.storage.session_view(&id, caller.agent()).await.map_err(explain)?;
         let view = view.ok_or_else(|| explain(StorageError::SessionNotFound))?;
         Ok(json!({
             "success": true,
@@ -258,7 +254,7 @@ impl SharedContext {
         }
         let message = NewMessage {
             session_id,
-            sender: caller.agent_id().to_owned(),
+            sender: caller.agent().clone(),
             content: arguments.content,
             visibility: arguments.visibility,
             metadata,
@@ -281,7 +277,7 @@ impl SharedContext {
         checks::range("offset", offset, 0, i64::MAX)?;
         let query = MessageQuery {
             session_id,
-            reader: caller.agent_id().to_owned(),
+            reader: caller.agent().clone(),
             visibility: visibility_filter,
             limit,
             offset,

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::model::{
-    MemoryEntry, MessagePage, NewMemory, NewMessage, NewSession, SessionHeader, SessionView, StoredMemory,
-    StoredMessage, Visibility,
+    Agent, ListedMemory, MemoryEntry, MemoryQuery, MessagePage, NewMemory, NewMessage, NewSession, SessionHeader,
+    SessionView, StoredMemory, StoredMessage, Visibility,
 };
 use crate::database::{Database, DatabaseError};
 
@@ -24,7 +24,7 @@ pub struct MessageQuery {
     /// Of which session.
     pub session_id: String,
     /// On whose behalf.
-    pub reader: String,
+    pub reader: Agent,
     /// Only those of this visibility.
     pub visibility: Option<Visibility>,
     /// At most this many.
@@ -80,9 +80,9 @@ impl From<serde_json::Error> for StorageError {
     }
 }
 
-/// Stored sessions, messages and memory.
+/// Stored sessions.
 #[async_trait]
-pub trait Storage: Send + Sync + 'static {
+pub trait Sessions: Send + Sync + 'static {
     /// Creates a session; `has_quota` says whether the creator's limit applies.
     ///
     /// # Errors
@@ -99,8 +99,12 @@ pub trait Storage: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StorageError::Database`].
-    async fn session_view(&self, id: &str, reader: &str) -> Result<Option<SessionView>, StorageError>;
+    async fn session_view(&self, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError>;
+}
 
+/// Stored messages.
+#[async_trait]
+pub trait Messages: Send + Sync + 'static {
     /// Adds a message to an active session.
     ///
     /// # Errors
@@ -113,7 +117,11 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
     async fn get_messages(&self, query: MessageQuery) -> Result<MessagePage, StorageError>;
+}
 
+/// Stored memory of agents.
+#[async_trait]
+pub trait Memory: Send + Sync + 'static {
     /// Sets a memory entry.
     ///
     /// # Errors
@@ -131,7 +139,18 @@ pub trait Storage: Send + Sync + 'static {
         session_id: Option<&str>,
         key: &str,
     ) -> Result<Option<MemoryEntry>, StorageError>;
+
+    /// Lists live memory entries.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn list_memory(&self, query: MemoryQuery) -> Result<Vec<ListedMemory>, StorageError>;
 }
+
+/// Everything the toolset stores.
+pub trait Storage: Sessions + Messages + Memory {}
+
+impl<Kind: Sessions + Messages + Memory> Storage for Kind {}
 
 /// The storage for a database.
 #[must_use]
@@ -154,4 +173,9 @@ fn from_text(text: Option<&str>) -> Result<Option<Value>, StorageError> {
 /// What a memory entry counts against its agent's limit.
 fn memory_size(entry: &NewMemory, value: &str, metadata: Option<&str>) -> i64 {
     i64::try_from(entry.key.len() + value.len() + metadata.map_or(0, str::len)).unwrap_or(i64::MAX)
+}
+
+/// What callers call the part of memory that an entry belongs to.
+const fn scope_name(session_id: Option<&str>) -> &'static str {
+    if session_id.is_some() { "session" } else { "global" }
 }

@@ -3,11 +3,18 @@
 use crate::database::Migration;
 
 /// The schema's steps, in order.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "shared_context_1_sessions_messages_memory",
-    postgres: POSTGRES_1,
-    sqlite: SQLITE_1,
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "shared_context_1_sessions_messages_memory",
+        postgres: POSTGRES_1,
+        sqlite: SQLITE_1,
+    },
+    Migration {
+        name: "shared_context_2_tokens_audit",
+        postgres: POSTGRES_2,
+        sqlite: SQLITE_2,
+    },
+];
 
 // `message_count` is kept in the session's row: updating it also puts writers of one session in a row, so that the
 // limit is exact and message ids grow in the order in which messages become visible.
@@ -54,6 +61,36 @@ CREATE TABLE agent_memory (
 CREATE INDEX agent_memory_by_session ON agent_memory (session_id) WHERE session_id IS NOT NULL;
 ";
 
+// `sender_type` is the type that the sender had proven; NULL for senders who proved nothing.
+//
+// A token is stored as its SHA-256 only. It has 122 random bits, so that the hash cannot be turned back by guessing.
+const POSTGRES_2: &str = "
+ALTER TABLE messages ADD COLUMN sender_type text;
+
+CREATE TABLE secure_tokens (
+    token_hash  bytea PRIMARY KEY CHECK (length(token_hash) = 32),
+    agent_id    text NOT NULL,
+    agent_type  text NOT NULL,
+    permissions text NOT NULL,
+    is_proven   boolean NOT NULL,
+    issued_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz NOT NULL
+);
+CREATE INDEX secure_tokens_by_expiry ON secure_tokens (expires_at);
+
+CREATE TABLE audit_log (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT now(),
+    agent_id   text NOT NULL,
+    agent_type text,
+    action     text NOT NULL,
+    session_id text,
+    target     text,
+    outcome    text NOT NULL DEFAULT 'ok'
+);
+CREATE INDEX audit_log_by_time ON audit_log (at);
+";
+
 // Times are microseconds since 1970.
 const SQLITE_1: &str = "
 CREATE TABLE sessions (
@@ -94,4 +131,31 @@ CREATE TABLE agent_memory (
 ) STRICT;
 CREATE UNIQUE INDEX agent_memory_unique ON agent_memory (agent_id, ifnull(session_id, ''), key);
 CREATE INDEX agent_memory_by_session ON agent_memory (session_id) WHERE session_id IS NOT NULL;
+";
+
+const SQLITE_2: &str = "
+ALTER TABLE messages ADD COLUMN sender_type TEXT;
+
+CREATE TABLE secure_tokens (
+    token_hash  BLOB PRIMARY KEY CHECK (length(token_hash) = 32),
+    agent_id    TEXT NOT NULL,
+    agent_type  TEXT NOT NULL,
+    permissions TEXT NOT NULL,
+    is_proven   INTEGER NOT NULL,
+    issued_at   INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX secure_tokens_by_expiry ON secure_tokens (expires_at);
+
+CREATE TABLE audit_log (
+    id         INTEGER PRIMARY KEY,
+    at         INTEGER NOT NULL,
+    agent_id   TEXT NOT NULL,
+    agent_type TEXT,
+    action     TEXT NOT NULL,
+    session_id TEXT,
+    target     TEXT,
+    outcome    TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_log_by_time ON audit_log (at);
 ";

@@ -1,0 +1,122 @@
+//! Sessions in a SQLite file.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+
+use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, now, time};
+use crate::tools::shared_context::limits;
+use crate::tools::shared_context::model::{Agent, NewSession, SessionHeader, SessionView};
+use crate::tools::shared_context::storage::{Sessions, StorageError, from_text, to_text};
+
+#[async_trait]
+impl Sessions for SqliteStorage {
+    async fn create_session(&self, session: NewSession, has_quota: bool) -> Result<SessionHeader, StorageError> {
+        self.database
+            .write(move |transaction| create_session(transaction, session, has_quota))
+            .await
+    }
+
+    async fn session_header(&self, id: &str) -> Result<Option<SessionHeader>, StorageError> {
+        let id = id.to_owned();
+        self.database
+            .read(move |transaction| session_header(transaction, &id))
+            .await
+    }
+
+    async fn session_view(&self, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError> {
+        let (id, reader) = (id.to_owned(), reader.clone());
+        self.database
+            .read(move |transaction| session_view(transaction, &id, &reader))
+            .await
+    }
+}
+
+fn create_session(
+    connection: &Connection,
+    session: NewSession,
+    has_quota: bool,
+) -> Result<SessionHeader, StorageError> {
+    let now = now();
+    if has_quota {
+        let used: i64 = connection
+            .prepare_cached("SELECT count(*) FROM sessions WHERE created_by = ?1 AND is_active AND updated_at > ?2")?
+            .query_row(
+                params![session.created_by, now - limits::SESSION_TIMEOUT_SECONDS * 1_000_000],
+                |row| row.get(0),
+            )?;
+        if used >= limits::SESSIONS_PER_AGENT {
+            return Err(StorageError::TooManySessions);
+        }
+    }
+    let metadata = to_text(session.metadata.as_ref());
+    connection
+        .prepare_cached(
+            "INSERT INTO sessions (id, purpose, created_by, metadata, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+        )?
+        .execute(params![session.id, session.purpose, session.created_by, metadata, now])?;
+    let line = Audited {
+        agent_id: &session.created_by,
+        agent_type: None,
+        action: "create_session",
+        session_id: Some(&session.id),
+        target: None,
+    };
+    audit(connection, now, &line)?;
+    let NewSession {
+        id,
+        purpose,
+        created_by,
+        metadata,
+    } = session;
+    Ok(SessionHeader {
+        id,
+        purpose,
+        created_by,
+        created_at: time(now),
+        metadata,
+    })
+}
+
+fn session_header(connection: &Connection, id: &str) -> Result<Option<SessionHeader>, StorageError> {
+    let mut statement = connection
+        .prepare_cached("SELECT id, purpose, created_by, created_at, metadata FROM sessions WHERE id = ?1")?;
+    let mut rows = statement.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some(SessionHeader {
+        id: row.get(0)?,
+        purpose: row.get(1)?,
+        created_by: row.get(2)?,
+        created_at: time(row.get(3)?),
+        metadata: from_text(row.get::<_, Option<String>>(4)?.as_deref())?,
+    }))
+}
+
+fn session_view(connection: &Connection, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError> {
+    let session: Option<(bool, i64)> = connection
+        .prepare_cached("SELECT is_active, updated_at FROM sessions WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((is_active, updated_at)) = session else {
+        return Ok(None);
+    };
+    let sql = format!(
+        "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = :session AND {VISIBLE} ORDER BY id DESC LIMIT :limit"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_and_then(
+        named_params! {
+            ":session": id,
+            ":reader": reader.id,
+            ":type": reader.agent_type,
+            ":admin": reader.is_admin,
+            ":limit": limits::RECENT_MESSAGES,
+        },
+        message,
+    )?;
+    Ok(Some(SessionView {
+        is_active,
+        updated_at: time(updated_at),
+        recent: rows.collect::<Result<_, _>>()?,
+    }))
+}
