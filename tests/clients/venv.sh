@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Prints the path of a Python interpreter that has the packages of requirements.txt.
-# Builds it on first use, in the user's cache folder, keyed by the content of requirements.txt and the Python version,
+# Prints the path of a Python interpreter that has the packages of requirements.txt, or of another list beside this
+# script: `venv.sh rapidfuzz.txt`.
+# Builds it on first use, in the user's cache folder, keyed by the content of the list and the Python version,
 # so a clean clone builds nothing that has not changed. Several at once are fine: one builds, the others wait.
 set -euo pipefail
-requirements=$(cd "$(dirname "$0")" && pwd)/requirements.txt
+requirements=$(cd "$(dirname "$0")" && pwd)/${1:-requirements.txt}
 
 fail() { echo "venv.sh: $1" >&2; exit 1; }
+[ -f "$requirements" ] || fail "there is no $requirements"
 command -v python3 >/dev/null || fail "python3 is missing: apt-get install python3 python3-venv"
 version=$(python3 -c 'import sys; print("%d.%d.%d" % sys.version_info[:3] if sys.version_info >= (3, 10) else "")')
 [ -n "$version" ] || fail "the mcp package needs Python 3.10 or newer; this is $(python3 --version)"

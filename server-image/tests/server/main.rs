@@ -19,6 +19,7 @@ mod message_storage;
 mod metrics;
 mod pool;
 mod protocol;
+mod rapidfuzz;
 mod redis_cache;
 mod replicas;
 mod support;

@@ -7,6 +7,7 @@ mod checks;
 mod header_cache;
 pub mod limits;
 mod model;
+pub mod search;
 mod storage;
 mod tools;
 
