@@ -168,13 +168,28 @@ fn an_operator_killed_in_a_rollout_is_no_loss() -> TestResult {
 
 /// Ends the operator's pods at once, as the loss of their node would.
 async fn kill_operator(client: &Client) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let labels = ListParams::default().labels("app.kubernetes.io/component=operator");
-    let found = pods.list(&labels).await?;
-    assert!(!found.items.is_empty(), "no operator runs");
-    for pod in found {
-        pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0))
-            .await?;
+    let running = eventually(Duration::from_secs(30), "an operator runs", async || {
+        let pods = api.list(&labels).await.map_err(|error| error.to_string())?.items;
+        let running: Vec<String> = pods
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .map(ResourceExt::name_any)
+            .collect();
+        if running.is_empty() {
+            Err("none".to_owned())
+        } else {
+            Ok(running)
+        }
+    })
+    .await?;
+    for pod in running {
+        match api.delete(&pod, &DeleteParams::default().grace_period(0)).await {
+            // One that goes by itself in this moment is as good.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
     }
     Ok(())
 }
