@@ -20,7 +20,7 @@ use crate::drain::Drain;
 use crate::mcp::{Endpoint, HostPolicy, Options};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
-use crate::tools::shared_context::{self, HeaderCache, InvalidRedisUrl, SharedContext};
+use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
 use crate::tools::{Catalog, InvalidTool, fixtures};
 use crate::tuning::Tuning;
 use crate::{mcp, probes};
@@ -37,6 +37,8 @@ pub struct Settings {
     pub data: Data,
     /// How much is done at once.
     pub tuning: Tuning,
+    /// How the shared context behaves.
+    pub shared_context: SharedContextSettings,
     /// How the process runs.
     pub operation: Operation,
 }
@@ -132,7 +134,8 @@ impl Server {
             Database::Postgres(_) => Changes::shared(),
             Database::Sqlite(_) => Changes::alone(),
         };
-        let catalog = Arc::new(catalog(&settings, &database)?);
+        let (catalog, chores) = catalog(&settings, &database, &changes)?;
+        let catalog = Arc::new(catalog);
         let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
         let endpoint = Endpoint::new(
             catalog,
@@ -161,6 +164,7 @@ impl Server {
             probes::metrics_router(Arc::new(registry), readiness),
         ));
         beside.spawn(serve(admin.listener, probes::admin_router(admission, database)));
+        beside.spawn(chores.run());
         let main = MainListener {
             listener: mcp.listener,
             router: endpoint.router(&settings.network.path),
@@ -194,14 +198,16 @@ impl Server {
     }
 }
 
-fn catalog(settings: &Settings, database: &Database) -> Result<Catalog, StartError> {
+fn catalog(settings: &Settings, database: &Database, changes: &Changes) -> Result<(Catalog, Chores), StartError> {
     let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
     let mut catalog = Catalog::default();
-    SharedContext::new(shared_context::open(database), cache).register(&mut catalog.tools)?;
+    let storage = shared_context::open(database);
+    let (toolset, chores) = SharedContext::new(storage, cache, &settings.shared_context, changes.clone());
+    toolset.register(&mut catalog)?;
     if settings.operation.load_fixtures {
         fixtures::register(&mut catalog.tools)?;
     }
-    Ok(catalog)
+    Ok((catalog, chores))
 }
 
 struct Bound {

@@ -4,6 +4,7 @@ mod capacity;
 mod data;
 mod network;
 mod operation;
+mod shared_context;
 
 use std::net::SocketAddr;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::database::InvalidTarget;
 use crate::logging::LogFormat;
 use crate::server::Settings;
+use crate::tools::shared_context::InvalidApiKeys;
 use crate::tuning::TuningError;
 
 /// An MCP server for context that agents share.
@@ -42,6 +44,8 @@ pub struct Serve {
     #[command(flatten)]
     capacity: capacity::Flags,
     #[command(flatten)]
+    shared_context: shared_context::Flags,
+    #[command(flatten)]
     operation: operation::Flags,
 }
 
@@ -62,6 +66,9 @@ pub enum InvalidSettings {
     /// The figures.
     #[error(transparent)]
     Tuning(#[from] TuningError),
+    /// The keys with which agents get tokens.
+    #[error(transparent)]
+    ApiKeys(#[from] InvalidApiKeys),
 }
 
 impl Serve {
@@ -80,6 +87,7 @@ impl Serve {
             network: self.network.settings(),
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
+            shared_context: self.shared_context.settings()?,
             operation: self.operation.settings(),
         })
     }
@@ -144,6 +152,9 @@ mod tests {
             (&["--database-url", "file.db"], "sqlite: or postgres://"),
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),
             (&["--session-idle-seconds", "0"], "--session-idle-seconds"),
+            (&["--api-key", " "], "--api-key (MCP_API_KEY) holds no key"),
+            (&["--api-key-file", "/does/not/exist"], "/does/not/exist"),
+            (&["--token-lifetime-seconds", "0"], "--token-lifetime-seconds"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

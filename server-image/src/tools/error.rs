@@ -95,6 +95,12 @@ impl ToolError {
         Self::new("PERMISSION_DENIED", error, &[suggestion]).with_severity(Severity::Error)
     }
 
+    /// The caller did not prove who it is.
+    #[must_use]
+    pub fn refused(code: &'static str, error: impl Into<String>, suggestion: &str) -> Self {
+        Self::new(code, error, &[suggestion]).with_severity(Severity::Error)
+    }
+
     /// The server failed in a way that is not the caller's fault.
     #[must_use]
     pub fn internal(error: &dyn std::error::Error) -> Self {

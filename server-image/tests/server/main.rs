@@ -11,6 +11,7 @@
 )]
 
 mod admission;
+mod agents;
 mod changes;
 mod database_outage;
 mod drain;

@@ -1,36 +1,65 @@
-//! Who calls. Until callers are authenticated this is what they say about themselves.
+//! Who calls. The one place where identities are resolved: what is proven beats what is claimed.
+//!
+//! 1. A token (`auth_token`, or `Authorization: Bearer sct_…`) makes the caller the agent that the token was made for.
+//! 2. Else, on a server without API keys, the caller is whom it says it is (`agent_id`). On a server with API keys
+//!    nobody gets in without a token.
+//!
+//! A token made while the server had no API keys proves no more than a claim: it is worth nothing once there are keys.
 
-use super::limits::AGENT_ID_MAX;
-use super::model::Agent;
-use crate::tools::ToolError;
+use http::header::AUTHORIZATION;
+use serde_json::json;
+
+use super::api_keys::ApiKeys;
+use super::audit::{AuditTrail, Refusal};
+use super::checks::{self, explain};
+use super::model::{Agent, TokenClaims};
+use super::permission::{self, Permission, Permissions};
+use super::tokens::{TokenError, Tokens, looks_like_token};
+use crate::tools::{CallContext, ToolError};
 
 /// Identity of callers that name no agent. They are all the same agent: what one of them writes as private, each of
 /// them can read.
 pub const ANONYMOUS: &str = "anonymous";
 
+/// What a call says about its caller.
+#[derive(Default)]
+pub struct Claim {
+    /// Argument `agent_id`.
+    pub agent_id: Option<String>,
+    /// Argument `auth_token`.
+    pub auth_token: Option<String>,
+}
+
 /// The agent on whose behalf a tool runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     agent: Agent,
+    permissions: Permissions,
 }
 
 impl Caller {
-    /// The agent that the argument `agent_id` names, or [`ANONYMOUS`].
+    /// The agent that the argument `agent_id` names, or [`ANONYMOUS`]. It may read and write.
     ///
     /// # Errors
     /// [`ToolError`] for an id that is empty, longer than 100 characters, or has control characters.
     pub fn claimed(agent_id: Option<String>) -> Result<Self, ToolError> {
         let agent_id = agent_id.unwrap_or_else(|| ANONYMOUS.to_owned());
-        let length = agent_id.chars().count();
-        if length == 0 || length > AGENT_ID_MAX || agent_id.chars().any(char::is_control) {
-            return Err(ToolError::invalid(
-                format!("agent_id must have 1 to {AGENT_ID_MAX} characters and no control characters"),
-                "agent_id",
-            ));
-        }
+        checks::agent_id(&agent_id)?;
         Ok(Self {
             agent: Agent::named(agent_id),
+            permissions: [Permission::Read, Permission::Write].into(),
         })
+    }
+
+    fn of_token(claims: &TokenClaims) -> Self {
+        Self {
+            agent: Agent {
+                id: claims.agent_id.clone(),
+                agent_type: Some(claims.agent_type.clone()),
+                is_admin: claims.permissions.contains(&Permission::Admin),
+            },
+            permissions: claims.permissions.clone(),
+        }
     }
 
     /// The agent's id.
@@ -45,10 +74,146 @@ impl Caller {
         &self.agent
     }
 
+    /// What the agent may do.
+    #[must_use]
+    pub const fn permissions(&self) -> &Permissions {
+        &self.permissions
+    }
+
     /// Whether limits per agent apply. Callers without a name share one identity, so a limit on it would let one
     /// client lock out all others.
     #[must_use]
     pub fn has_quota(&self) -> bool {
         self.agent.id != ANONYMOUS
     }
+
+    /// Refuses callers without a permission.
+    ///
+    /// # Errors
+    /// [`ToolError`] that names what is missing.
+    pub fn require(&self, needed: Permission) -> Result<(), ToolError> {
+        if self.permissions.contains(&needed) {
+            return Ok(());
+        }
+        Err(ToolError::permission_denied(
+            format!(
+                "this needs the permission {}; {} has: {}",
+                needed.as_str(),
+                self.agent.id,
+                permission::list(&self.permissions)
+            ),
+            "Call authenticate_agent with an agent_type that has the permission, and request it",
+        )
+        .with_context(json!({"required": needed.as_str(), "permissions": self.permissions}))
+        .with_related(&["authenticate_agent"]))
+    }
+}
+
+/// Finds out who calls.
+pub struct Callers {
+    keys: ApiKeys,
+    tokens: Tokens,
+    audit: AuditTrail,
+}
+
+impl Callers {
+    /// Callers who prove themselves with `tokens`, which holders of `keys` can get.
+    #[must_use]
+    pub const fn new(keys: ApiKeys, tokens: Tokens, audit: AuditTrail) -> Self {
+        Self { keys, tokens, audit }
+    }
+
+    /// Who calls, if it may do what `needed` says. A refusal is audited as one of `action`.
+    ///
+    /// # Errors
+    /// [`ToolError`] when nothing proves who calls, where proof is needed, or the permission is missing.
+    pub async fn resolve(
+        &self,
+        claim: Claim,
+        needed: Permission,
+        action: &'static str,
+        context: &CallContext,
+    ) -> Result<Caller, ToolError> {
+        let claimed = claim.agent_id.clone().filter(|id| checks::agent_id(id).is_ok());
+        let result = self.identify(claim, context).await;
+        let name = result.as_ref().ok().map(|caller| caller.agent_id().to_owned());
+        let result = result.and_then(|caller| caller.require(needed).map(|()| caller));
+        if let Err(error) = &result
+            && !error.is_server_failure()
+        {
+            self.audit.refused(Refusal {
+                agent_id: name.or(claimed),
+                action,
+                code: error.code(),
+            });
+        }
+        result
+    }
+
+    async fn identify(&self, claim: Claim, context: &CallContext) -> Result<Caller, ToolError> {
+        if let Some(token) = token(claim.auth_token, context) {
+            let claims = self.tokens.check(&token).await.map_err(unproven)?;
+            return if claims.is_proven || self.keys.is_open() {
+                Ok(Caller::of_token(&claims))
+            } else {
+                Err(unproven(TokenError::Unknown))
+            };
+        }
+        if self.keys.is_open() {
+            Caller::claimed(claim.agent_id)
+        } else {
+            Err(ToolError::permission_denied(
+                "this server wants to know who calls, and the call has no token",
+                "Call authenticate_agent with the API key, then pass its token as auth_token, or as the header \
+                 Authorization: Bearer sct_…",
+            )
+            .with_related(&["authenticate_agent"]))
+        }
+    }
+
+    /// The keys that `authenticate_agent` accepts.
+    #[must_use]
+    pub const fn keys(&self) -> &ApiKeys {
+        &self.keys
+    }
+
+    /// The tokens of the server.
+    #[must_use]
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Where refusals are noted.
+    #[must_use]
+    pub const fn audit(&self) -> &AuditTrail {
+        &self.audit
+    }
+}
+
+/// The token of a call: the argument, else the header. What is in the header is only taken if it looks like one of
+/// this server's: others have been judged before the tool runs.
+fn token(argument: Option<String>, context: &CallContext) -> Option<String> {
+    argument.or_else(|| {
+        let header = context.http()?.headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = header.split_once(' ')?;
+        let token = token.trim_start();
+        (scheme.eq_ignore_ascii_case("bearer") && looks_like_token(token)).then(|| token.to_owned())
+    })
+}
+
+fn unproven(error: TokenError) -> ToolError {
+    match error {
+        TokenError::Malformed => ToolError::refused(
+            "INVALID_TOKEN_FORMAT",
+            "the token must be sct_ and a UUID in small letters, as authenticate_agent returns it",
+            "Pass the token exactly as it was returned",
+        ),
+        TokenError::Unknown => ToolError::refused(
+            "TOKEN_AUTHENTICATION_FAILED",
+            "the token is not valid: it has expired, was refreshed, or was never issued by this server",
+            "Call authenticate_agent for a new token",
+        ),
+        TokenError::Storage(error) => return explain(error),
+    }
+    .with_related(&["authenticate_agent", "refresh_token"])
 }

@@ -28,6 +28,23 @@ pub(super) fn text(field: &str, text: &str, max: usize) -> Result<(), ToolError>
     Ok(())
 }
 
+/// An agent's id must have 1 to 100 characters, none of them a control character.
+pub(super) fn agent_id(agent_id: &str) -> Result<(), ToolError> {
+    name("agent_id", agent_id, limits::AGENT_ID_MAX)
+}
+
+/// A name must have 1 to `max` characters, none of them a control character.
+pub(super) fn name(field: &str, name: &str, max: usize) -> Result<(), ToolError> {
+    let length = name.chars().count();
+    if length == 0 || length > max || name.chars().any(char::is_control) {
+        return Err(ToolError::invalid(
+            format!("{field} must have 1 to {max} characters and no control characters"),
+            field,
+        ));
+    }
+    Ok(())
+}
+
 /// Metadata must be an object of at most 10 KiB.
 pub(super) fn metadata(metadata: Option<Map<String, Value>>) -> Result<Option<Value>, ToolError> {
     let Some(metadata) = metadata.map(Value::Object) else {

@@ -2,6 +2,8 @@
 
 /// Longest agent id.
 pub const AGENT_ID_MAX: usize = 100;
+/// Longest type of an agent.
+pub const AGENT_TYPE_MAX: usize = 50;
 /// Longest purpose of a session; it is meant to be a sentence.
 pub const PURPOSE_MAX: usize = 1_000;
 /// Longest message.
@@ -28,3 +30,7 @@ pub const PAGE_MAX: i64 = 1_000;
 pub const PAGE_DEFAULT: i64 = 50;
 /// Most recent messages that `get_session` shows.
 pub const RECENT_MESSAGES: i64 = 50;
+/// Most memory entries in one list.
+pub const MEMORY_LIST_MAX: i64 = 200;
+/// Memory entries in a list unless asked otherwise.
+pub const MEMORY_LIST_DEFAULT: i64 = 50;

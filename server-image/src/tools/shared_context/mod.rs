@@ -2,20 +2,34 @@
 //!
 //! Tool names, arguments, limits and results are those of the shared-context server that agents know already.
 
+mod api_keys;
+mod audit;
 mod caller;
 mod checks;
+mod chores;
 mod header_cache;
 pub mod limits;
 mod model;
+mod permission;
 pub mod search;
+mod settings;
 mod storage;
+mod tokens;
 mod tools;
 
-pub use caller::{ANONYMOUS, Caller};
+pub use api_keys::{ApiKeys, InvalidApiKeys};
+pub use audit::{AuditTrail, Refusal, WRITTEN_WITHIN};
+pub use caller::{ANONYMOUS, Caller, Callers, Claim};
+pub use chores::Chores;
 pub use header_cache::{HeaderCache, InvalidRedisUrl};
 pub use model::{
     Agent, ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, Message, MessagePage, NewMemory, NewMessage,
-    NewSession, SessionHeader, SessionView, StoredMemory, StoredMessage, Visibility,
+    NewSession, NewToken, SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
-pub use storage::{MIGRATIONS, Memory, MessageQuery, Messages, Sessions, Storage, StorageError, open};
+pub use permission::{Permission, Permissions};
+pub use settings::SharedContextSettings;
+pub use storage::{
+    AuditLog, MIGRATIONS, Memory, MessageQuery, Messages, Sessions, Storage, StorageError, StoredTokens, open,
+};
+pub use tokens::{IssuedToken, REMEMBERED, TokenError, Tokens};
 pub use tools::SharedContext;

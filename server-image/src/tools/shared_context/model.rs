@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::permission::Permissions;
+
 /// Who may read a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +55,40 @@ impl Agent {
             is_admin: false,
         }
     }
+}
+
+/// SHA-256 of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash(pub [u8; 32]);
+
+/// What a new token shall stand for.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// The agent.
+    pub agent_id: String,
+    /// Its type.
+    pub agent_type: String,
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Whether whoever asked for it proved that it may.
+    pub is_proven: bool,
+}
+
+/// What a token stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenClaims {
+    /// The agent.
+    pub agent_id: String,
+    /// Its type.
+    pub agent_type: String,
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Whether whoever asked for it proved that it may.
+    pub is_proven: bool,
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
 }
 
 /// A session to create.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mcp_server::mcp::HostPolicy;
 use mcp_server::server::{Data, Network, Operation, Server, Settings};
+use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
 
 use super::client::Client;
@@ -40,6 +41,7 @@ pub fn settings(database_url: &str) -> Settings {
             concurrency: 16,
             queue_max: 32,
         },
+        shared_context: SharedContextSettings::default(),
         operation: Operation {
             load_fixtures: true,
             drain: Duration::from_secs(10),

@@ -7,15 +7,19 @@ mod sqlite;
 
 pub use schema::MIGRATIONS;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::audit::Refusal;
 use super::model::{
-    Agent, ListedMemory, MemoryEntry, MemoryQuery, MessagePage, NewMemory, NewMessage, NewSession, SessionHeader,
-    SessionView, StoredMemory, StoredMessage, Visibility,
+    Agent, ListedMemory, MemoryEntry, MemoryQuery, MessagePage, NewMemory, NewMessage, NewSession, NewToken,
+    SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
+use super::permission::Permissions;
 use crate::database::{Database, DatabaseError};
 
 /// Which messages to read.
@@ -147,10 +151,53 @@ pub trait Memory: Send + Sync + 'static {
     async fn list_memory(&self, query: MemoryQuery) -> Result<Vec<ListedMemory>, StorageError>;
 }
 
-/// Everything the toolset stores.
-pub trait Storage: Sessions + Messages + Memory {}
+/// Stored tokens of agents.
+#[async_trait]
+pub trait StoredTokens: Send + Sync + 'static {
+    /// Stores a new token.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn issue_token(
+        &self,
+        hash: TokenHash,
+        token: NewToken,
+        lifetime: Duration,
+    ) -> Result<TokenClaims, StorageError>;
 
-impl<Kind: Sessions + Messages + Memory> Storage for Kind {}
+    /// What a token stands for; `None` if there is no such token or it has expired.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn token_claims(&self, hash: TokenHash) -> Result<Option<TokenClaims>, StorageError>;
+
+    /// Replaces the token `old` by `new`, which stands for the same; `None` if there is no such token or it has
+    /// expired. Of several at once, one succeeds.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn replace_token(
+        &self,
+        old: TokenHash,
+        new: TokenHash,
+        lifetime: Duration,
+    ) -> Result<Option<TokenClaims>, StorageError>;
+}
+
+/// The audit log, as far as it is not written together with a change.
+#[async_trait]
+pub trait AuditLog: Send + Sync + 'static {
+    /// Writes a line for each refusal, with how often it happened.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn audit_refusals(&self, refusals: BTreeMap<Refusal, i64>) -> Result<(), StorageError>;
+}
+
+/// Everything the toolset stores.
+pub trait Storage: Sessions + Messages + Memory + StoredTokens + AuditLog {}
+
+impl<Kind: Sessions + Messages + Memory + StoredTokens + AuditLog> Storage for Kind {}
 
 /// The storage for a database.
 #[must_use]
@@ -179,3 +226,14 @@ fn memory_size(entry: &NewMemory, value: &str, metadata: Option<&str>) -> i64 {
 const fn scope_name(session_id: Option<&str>) -> &'static str {
     if session_id.is_some() { "session" } else { "global" }
 }
+
+fn permissions_to_text(permissions: &Permissions) -> Result<String, StorageError> {
+    Ok(serde_json::to_string(permissions)?)
+}
+
+fn permissions_from_text(text: &str) -> Result<Permissions, StorageError> {
+    Ok(serde_json::from_str(text)?)
+}
+
+/// What the audit log calls an agent of whom nothing is known.
+const NOBODY: &str = "";

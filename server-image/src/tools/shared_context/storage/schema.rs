@@ -86,7 +86,8 @@ CREATE TABLE audit_log (
     action     text NOT NULL,
     session_id text,
     target     text,
-    outcome    text NOT NULL DEFAULT 'ok'
+    outcome    text NOT NULL DEFAULT 'ok',
+    times      bigint NOT NULL DEFAULT 1
 );
 CREATE INDEX audit_log_by_time ON audit_log (at);
 ";
@@ -155,7 +156,8 @@ CREATE TABLE audit_log (
     action     TEXT NOT NULL,
     session_id TEXT,
     target     TEXT,
-    outcome    TEXT NOT NULL
+    outcome    TEXT NOT NULL,
+    times      INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE INDEX audit_log_by_time ON audit_log (at);
 ";

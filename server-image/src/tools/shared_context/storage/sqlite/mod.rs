@@ -3,6 +3,7 @@
 mod memory;
 mod messages;
 mod sessions;
+mod tokens;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};

@@ -1,0 +1,79 @@
+//! What agents may do.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One thing an agent may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// Read sessions, messages it may see, and its memory.
+    Read,
+    /// Create sessions, add messages, set its memory.
+    Write,
+    /// See what is for administrators only, and the server's own figures.
+    Admin,
+    /// Kept for clients that ask for it; opens nothing beyond the others.
+    Debug,
+}
+
+/// What an agent may do, in a fixed order.
+pub type Permissions = BTreeSet<Permission>;
+
+impl Permission {
+    /// As callers write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// What agents of a type may have at most.
+    #[must_use]
+    pub fn of_type(agent_type: &str) -> Permissions {
+        match agent_type {
+            "admin" | "system" => [Self::Read, Self::Write, Self::Admin, Self::Debug].into(),
+            "test" => [Self::Read, Self::Write, Self::Debug].into(),
+            "generic" => [Self::Read].into(),
+            _ => [Self::Read, Self::Write].into(),
+        }
+    }
+}
+
+/// Permissions for a sentence.
+pub(super) fn list(permissions: &Permissions) -> String {
+    let names: Vec<&str> = permissions.iter().map(|permission| permission.as_str()).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A type that has more than it should opens the whole server to whoever claims it.
+    #[test]
+    fn types_have_what_the_documentation_says() {
+        for (agent_type, expected) in [
+            ("claude", "read, write"),
+            ("gemini", "read, write"),
+            ("admin", "read, write, admin, debug"),
+            ("system", "read, write, admin, debug"),
+            ("test", "read, write, debug"),
+            ("generic", "read"),
+            ("something else", "read, write"),
+            ("Admin", "read, write"),
+        ] {
+            assert_eq!(list(&Permission::of_type(agent_type)), expected, "{agent_type}");
+        }
+    }
+}

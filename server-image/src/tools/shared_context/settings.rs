@@ -1,0 +1,24 @@
+//! What a person sets of the toolset.
+
+use std::time::Duration;
+
+use super::api_keys::ApiKeys;
+
+/// How the toolset behaves.
+#[derive(Debug, Clone)]
+pub struct SharedContextSettings {
+    /// Who may get tokens; without keys, anybody may be any agent.
+    pub api_keys: ApiKeys,
+    /// Life of a token.
+    pub token_lifetime: Duration,
+}
+
+impl Default for SharedContextSettings {
+    /// An open server with the documented times.
+    fn default() -> Self {
+        Self {
+            api_keys: ApiKeys::default(),
+            token_lifetime: Duration::from_hours(24),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The tools: checking arguments, calling the storage, shaping results. One file for each subject.
+
+mod agents;
+mod guidance;
+mod memory;
+mod messages;
+mod sessions;
+
+use std::sync::Arc;
+
+use super::audit::trail;
+use super::caller::{Caller, Callers, Claim};
+use super::chores::Chores;
+use super::header_cache::HeaderCache;
+use super::permission::Permission;
+use super::settings::SharedContextSettings;
+use super::storage::Storage;
+use super::tokens::Tokens;
+use crate::changes::Changes;
+use crate::tools::{CallContext, Catalog, InvalidTool, ToolError};
+
+/// The toolset.
+pub struct SharedContext {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) cache: Option<HeaderCache>,
+    pub(super) callers: Callers,
+    pub(super) changes: Changes,
+}
+
+impl SharedContext {
+    /// The toolset on `storage`, and what must run beside it; `cache` speeds up `get_session`, `changes` hears of what
+    /// is written.
+    #[must_use]
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        cache: Option<HeaderCache>,
+        settings: &SharedContextSettings,
+        changes: Changes,
+    ) -> (Arc<Self>, Chores) {
+        let (audit, refusals) = trail();
+        let tokens = Tokens::new(Arc::clone(&storage), settings.token_lifetime);
+        let chores = Chores::new(Arc::clone(&storage), refusals);
+        let toolset = Self {
+            storage,
+            cache,
+            callers: Callers::new(settings.api_keys.clone(), tokens, audit),
+            changes,
+        };
+        (Arc::new(toolset), chores)
+    }
+
+    /// Adds what the toolset offers.
+    ///
+    /// # Errors
+    /// [`InvalidTool`] never in practice: all arguments are objects.
+    pub fn register(self: &Arc<Self>, catalog: &mut Catalog) -> Result<(), InvalidTool> {
+        let tools = &mut catalog.tools;
+        self.register_agents(tools)?;
+        self.register_sessions(tools)?;
+        self.register_messages(tools)?;
+        self.register_memory(tools)?;
+        self.register_guidance(tools)
+    }
+
+    /// A tool that runs as a method of this toolset.
+    pub(super) fn method<Arguments, Running, Method>(
+        self: &Arc<Self>,
+        method: Method,
+    ) -> impl Fn(Arguments, CallContext) -> Running + Send + Sync + use<Arguments, Running, Method>
+    where
+        Method: Fn(Arc<Self>, Arguments, CallContext) -> Running + Send + Sync + 'static,
+    {
+        let this = Arc::clone(self);
+        move |arguments, context| method(Arc::clone(&this), arguments, context)
+    }
+
+    /// Who calls the tool `action`, if it may do what `needed` says.
+    pub(super) async fn caller(
+        &self,
+        claim: Claim,
+        needed: Permission,
+        action: &'static str,
+        context: &CallContext,
+    ) -> Result<Caller, ToolError> {
+        self.callers.resolve(claim, needed, action, context).await
+    }
+}
