@@ -23,4 +23,5 @@ mod protocol;
 mod rapidfuzz;
 mod redis_cache;
 mod replicas;
+mod search_storage;
 mod support;

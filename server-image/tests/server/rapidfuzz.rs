@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use mcp_server::tools::shared_context::search::partial_ratio;
 use serde_json::json;
 
-/// Pairs of texts in the comparison; about 2 seconds of RapidFuzz.
+/// Pairs of texts in the comparison; a second of RapidFuzz.
 const PAIRS: usize = 20_000;
 
 const WORDS: [&str; 16] = [
@@ -106,10 +106,10 @@ impl Random {
             }
             25..45 => self.text(length),
             45..55 => self.garbled(&first),
-            55..80 => self.around(&first, 200),
-            80..87 => first.repeat(1 + self.below(4)) + "x",
-            87..93 => self.around(&first, 3000),
-            93..97 => {
+            55..85 => self.around(&first, 100),
+            85..97 => first.repeat(1 + self.below(4)) + "x",
+            97 => self.around(&first, 3000),
+            98 => {
                 let needle = 200 + self.below(500);
                 let needle = self.text(needle);
                 let text = self.around(&needle, 600);

@@ -15,7 +15,8 @@ pub struct TestDatabase {
     pub kind: &'static str,
     /// What is tested.
     pub storage: Arc<dyn Storage>,
-    url: String,
+    /// Where it is.
+    pub url: String,
     _folder: Option<TempDir>,
 }
 

@@ -1,5 +1,11 @@
 //! Finding messages: by likeness to a query, by sender, by time.
 
 mod partial_ratio;
+mod ranking;
+mod storage;
+mod text;
 
 pub use partial_ratio::{Scorer, partial_ratio};
+pub use ranking::{Ranked, Ranking, Wanted};
+pub use storage::{Found, INDEXES, Search, SearchQuery, SenderQuery, TimeQuery};
+pub use text::Searched;

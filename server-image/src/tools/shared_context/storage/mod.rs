@@ -1,9 +1,9 @@
 //! The one interface to stored context, and its two implementations. Who may read what is decided in the queries, so
 //! that no caller of this interface can forget it.
 
-mod postgres;
+pub(super) mod postgres;
 mod schema;
-mod sqlite;
+pub(super) mod sqlite;
 
 pub use schema::MIGRATIONS;
 
@@ -20,6 +20,7 @@ use super::model::{
     SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
 use super::permission::Permissions;
+use super::search::Search;
 use crate::database::{Database, DatabaseError};
 
 /// Which messages to read.
@@ -195,9 +196,9 @@ pub trait AuditLog: Send + Sync + 'static {
 }
 
 /// Everything the toolset stores.
-pub trait Storage: Sessions + Messages + Memory + StoredTokens + AuditLog {}
+pub trait Storage: Sessions + Messages + Memory + Search + StoredTokens + AuditLog {}
 
-impl<Kind: Sessions + Messages + Memory + StoredTokens + AuditLog> Storage for Kind {}
+impl<Kind: Sessions + Messages + Memory + Search + StoredTokens + AuditLog> Storage for Kind {}
 
 /// The storage for a database.
 #[must_use]

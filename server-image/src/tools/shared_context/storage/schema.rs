@@ -1,6 +1,7 @@
 //! Tables of the shared context. A migration, once released, never changes; a change is a new migration.
 
 use crate::database::Migration;
+use crate::tools::shared_context::search;
 
 /// The schema's steps, in order.
 pub const MIGRATIONS: &[Migration] = &[
@@ -14,6 +15,7 @@ pub const MIGRATIONS: &[Migration] = &[
         postgres: POSTGRES_2,
         sqlite: SQLITE_2,
     },
+    search::INDEXES,
 ];
 
 // `message_count` is kept in the session's row: updating it also puts writers of one session in a row, so that the

@@ -12,8 +12,8 @@ use super::{StorageError, from_text};
 use crate::database::{DatabaseError, PostgresDatabase};
 use crate::tools::shared_context::model::Message;
 
-pub(super) struct PostgresStorage {
-    database: PostgresDatabase,
+pub(in crate::tools::shared_context) struct PostgresStorage {
+    pub(in crate::tools::shared_context) database: PostgresDatabase,
 }
 
 impl PostgresStorage {

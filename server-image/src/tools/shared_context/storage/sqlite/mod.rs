@@ -12,8 +12,8 @@ use super::{StorageError, from_text};
 use crate::database::{DatabaseError, SqliteDatabase};
 use crate::tools::shared_context::model::Message;
 
-pub(super) struct SqliteStorage {
-    database: SqliteDatabase,
+pub(in crate::tools::shared_context) struct SqliteStorage {
+    pub(in crate::tools::shared_context) database: SqliteDatabase,
 }
 
 impl SqliteStorage {

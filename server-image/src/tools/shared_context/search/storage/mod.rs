@@ -1,0 +1,108 @@
+//! Stored messages as the search reads them. Who may read what is decided in the queries, with the conditions of the
+//! toolset's storage.
+
+mod postgres;
+mod sqlite;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::ranking::{Ranked, Ranking};
+use crate::database::Migration;
+use crate::tools::shared_context::model::{Agent, Message, Visibility};
+use crate::tools::shared_context::storage::StorageError;
+
+/// Indexes for messages of a sender, and of a time. Messages in the order of their ids have one.
+pub const INDEXES: Migration = Migration {
+    name: "shared_context_search_1_messages_by_sender_and_time",
+    postgres: "CREATE INDEX messages_by_sender ON messages (session_id, sender, id); \
+               CREATE INDEX messages_by_time ON messages (session_id, created_at, id);",
+    sqlite: "CREATE INDEX messages_by_sender ON messages (session_id, sender, id); \
+             CREATE INDEX messages_by_time ON messages (session_id, created_at, id);",
+};
+
+/// Which messages to search.
+#[derive(Debug, Clone)]
+pub struct SearchQuery {
+    /// Of which session.
+    pub session_id: String,
+    /// On whose behalf.
+    pub reader: Agent,
+    /// Only those of this visibility.
+    pub visibility: Option<Visibility>,
+}
+
+/// Which sender's messages to read.
+#[derive(Debug, Clone)]
+pub struct SenderQuery {
+    /// Of which session.
+    pub session_id: String,
+    /// On whose behalf.
+    pub reader: Agent,
+    /// Who sent them.
+    pub sender: String,
+    /// At most this many, the newest.
+    pub limit: i64,
+}
+
+/// Messages of which time to read.
+#[derive(Debug, Clone)]
+pub struct TimeQuery {
+    /// Of which session.
+    pub session_id: String,
+    /// On whose behalf.
+    pub reader: Agent,
+    /// From this time on.
+    pub start: Timestamp,
+    /// Up to and including this time.
+    pub end: Timestamp,
+    /// At most this many, the oldest.
+    pub limit: i64,
+}
+
+/// A message that fits a query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The message.
+    pub message: Message,
+    /// How well it fits, from 0 to 100.
+    pub score: f64,
+}
+
+/// Finding messages.
+#[async_trait]
+pub trait Search: Send + Sync + 'static {
+    /// Shows `ranking` all messages that the reader may read, and returns the best of them, the best first.
+    ///
+    /// Messages are read newest first and in portions, so that memory is bounded whatever the session holds, and no
+    /// other work waits for more than a portion. What arrives meanwhile is not seen; what is removed is not returned.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
+    async fn search(&self, query: SearchQuery, ranking: Ranking) -> Result<Vec<Found>, StorageError>;
+
+    /// The newest messages of a sender, the newest first.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
+    async fn messages_of_sender(&self, query: SenderQuery) -> Result<Vec<Message>, StorageError>;
+
+    /// The messages of a time, the oldest first.
+    ///
+    /// # Errors
+    /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
+    async fn messages_of_time(&self, query: TimeQuery) -> Result<Vec<Message>, StorageError>;
+}
+
+/// Puts the messages that were read by id, in any order, into the order of the ranking.
+fn in_order(ranked: &[Ranked], mut messages: Vec<Message>) -> Vec<Found> {
+    messages.sort_unstable_by_key(|message| message.id);
+    let of = |ranked: &Ranked| {
+        let place = messages.binary_search_by_key(&ranked.id, |message| message.id).ok()?;
+        Some(Found {
+            message: messages[place].clone(),
+            score: ranked.score,
+        })
+    };
+    ranked.iter().filter_map(of).collect()
+}

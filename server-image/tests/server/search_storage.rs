@@ -1,0 +1,481 @@
+//! Finding messages: the same must hold in either database.
+
+use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use mcp_server::tools::shared_context::search::{Found, Ranking, SearchQuery, SenderQuery, TimeQuery, Wanted};
+use mcp_server::tools::shared_context::{
+    Agent, Message, MessageQuery, NewMessage, NewSession, Storage, StorageError, Visibility,
+};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::databases::{TestDatabase, both};
+use crate::support::{postgres, until};
+
+const UNKNOWN: &str = "session_0000000000000000";
+
+async fn session(storage: &dyn Storage) -> String {
+    let session = NewSession {
+        id: format!("session_{}", &Uuid::new_v4().simple().to_string()[..16]),
+        purpose: "test".to_owned(),
+        created_by: "ann".to_owned(),
+        metadata: None,
+    };
+    storage.create_session(session, false).await.unwrap().id
+}
+
+fn message(session_id: &str, sender: &str, content: &str) -> NewMessage {
+    NewMessage {
+        session_id: session_id.to_owned(),
+        sender: Agent::named(sender),
+        content: content.to_owned(),
+        visibility: Visibility::Public,
+        metadata: None,
+        parent_message_id: None,
+    }
+}
+
+async fn add(storage: &dyn Storage, message: NewMessage) -> i64 {
+    storage.add_message(message).await.unwrap().id
+}
+
+fn wanted(query: &str, threshold: f64) -> Ranking {
+    Ranking::new(Wanted {
+        query: query.to_owned(),
+        threshold,
+        limit: 100,
+        metadata: true,
+    })
+}
+
+fn search(session_id: &str, reader: Agent) -> SearchQuery {
+    SearchQuery {
+        session_id: session_id.to_owned(),
+        reader,
+        visibility: None,
+    }
+}
+
+fn ids(found: &[Found]) -> Vec<i64> {
+    found.iter().map(|found| found.message.id).collect()
+}
+
+fn contents(messages: &[Message]) -> Vec<&str> {
+    messages.iter().map(|message| message.content.as_str()).collect()
+}
+
+/// Fills a session with `count` messages at once: the oldest says "the needle", the others what `sqlite` or `postgres`
+/// makes of their `number`.
+async fn fill(database: &TestDatabase, session: &str, count: usize, sqlite: &str, postgres: &str) {
+    let insert = |other: &str, now: &str| {
+        format!(
+            "INSERT INTO messages (session_id, sender, content, visibility, created_at) \
+             SELECT '{session}', 'ann', CASE number WHEN 1 THEN 'the needle' ELSE {other} END, 'public', {now} FROM numbers"
+        )
+    };
+    let sqlite = format!(
+        "WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {count}) {}",
+        insert(sqlite, "number")
+    );
+    let postgres = format!(
+        "WITH numbers AS (SELECT number FROM generate_series(1, {count}) AS number) {}",
+        insert(postgres, "now()")
+    );
+    database.execute(&sqlite, &postgres).await;
+}
+
+/// Two messages with the same text are two results, and each result is the message that it says it is.
+#[tokio::test]
+async fn equal_texts_are_different_messages() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        let mut expected = Vec::new();
+        for sender in ["ann", "bob", "ann"] {
+            expected.push(add(storage, message(&session, sender, "the cache is full")).await);
+        }
+        add(storage, message(&session, "bob", "zzz")).await;
+        let found = storage
+            .search(search(&session, Agent::named("eve")), wanted("CACHE IS FULL", 60.0))
+            .await
+            .unwrap();
+        expected.reverse();
+        assert_eq!(ids(&found), expected, "{kind}: the newest of equals first");
+        let senders: Vec<&str> = found.iter().map(|found| found.message.sender.as_str()).collect();
+        assert_eq!(senders, ["ann", "bob", "ann"], "{kind}");
+        assert!(found.iter().all(|found| found.score == 100.0), "{kind}: {found:?}");
+    }
+}
+
+/// Sender, content and metadata are searched; metadata only if wanted.
+#[tokio::test]
+async fn sender_content_and_metadata_are_searched() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        let metadata: Option<Value> = Some(json!({"topic": "Zeppelin", "nested": {"topic": "submarine"}}));
+        let with_metadata = add(
+            storage,
+            NewMessage {
+                metadata,
+                ..message(&session, "ann", "one")
+            },
+        )
+        .await;
+        let by_bob = add(storage, message(&session, "bartholomew", "two")).await;
+        for (query, with, expected) in [
+            ("zeppelin", true, vec![with_metadata]),
+            ("zeppelin", false, vec![]),
+            ("submarine", true, vec![]),
+            ("Bartholomew two", true, vec![by_bob]),
+        ] {
+            let ranking = Ranking::new(Wanted {
+                query: query.to_owned(),
+                threshold: 90.0,
+                limit: 10,
+                metadata: with,
+            });
+            let found = storage
+                .search(search(&session, Agent::named("eve")), ranking)
+                .await
+                .unwrap();
+            assert_eq!(ids(&found), expected, "{kind}: {query}, metadata {with}");
+        }
+    }
+}
+
+/// The oldest message of a long session, or of one with huge messages, is found like the newest.
+#[tokio::test]
+async fn every_message_is_searched() {
+    for (name, count, sqlite, postgres) in [
+        ("many messages", 4500, "'hay ' || number", "'hay ' || number"),
+        (
+            "huge messages",
+            60,
+            "replace(hex(zeroblob(12500)), '0', 'hay ')",
+            "repeat('hay ', 25000)",
+        ),
+    ] {
+        for database in both().await {
+            let (kind, storage) = (database.kind, &*database.storage);
+            let session = session(storage).await;
+            fill(&database, &session, count, sqlite, postgres).await;
+            let found = storage
+                .search(search(&session, Agent::named("eve")), wanted("needle", 100.0))
+                .await
+                .unwrap();
+            assert_eq!(found.len(), 1, "{kind}, {name}");
+            assert_eq!(found[0].message.content, "the needle", "{kind}, {name}");
+        }
+    }
+}
+
+/// Nobody finds another agent's private messages: not by their text, not with any scope, threshold, sender or time,
+/// and not by pretending to have a type.
+#[tokio::test]
+async fn private_messages_are_not_found_by_others() {
+    let typed = |id: &str, agent_type: &str| Agent {
+        agent_type: Some(agent_type.to_owned()),
+        ..Agent::named(id)
+    };
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        for (sender, visibility) in [
+            (Agent::named("ann"), Visibility::Public),
+            (Agent::named("ann"), Visibility::Private),
+            (typed("ann", "claude"), Visibility::AgentOnly),
+            (Agent::named("ann"), Visibility::AdminOnly),
+        ] {
+            let content = format!("secret {}", visibility.as_str());
+            add(
+                storage,
+                NewMessage {
+                    sender,
+                    visibility,
+                    ..message(&session, "ann", &content)
+                },
+            )
+            .await;
+        }
+        let public = ["secret public"];
+        let admin = Agent {
+            is_admin: true,
+            ..Agent::named("root")
+        };
+        for (reader, filter, expected) in [
+            (Agent::named("eve"), None, &public[..]),
+            (Agent::named("eve"), Some(Visibility::Private), &[]),
+            (Agent::named("eve"), Some(Visibility::AgentOnly), &[]),
+            (Agent::named("eve"), Some(Visibility::AdminOnly), &[]),
+            (typed("eve", "gemini"), None, &public[..]),
+            (typed("eve", "claude"), None, &["secret public", "secret agent_only"]),
+            (
+                Agent::named("ann"),
+                None,
+                &["secret public", "secret private", "secret agent_only"],
+            ),
+            (Agent::named("ann"), Some(Visibility::Private), &["secret private"]),
+            (admin, None, &["secret public", "secret admin_only"]),
+            (Agent::named("ann' OR '1'='1"), None, &public[..]),
+            (Agent::named("%"), None, &public[..]),
+            (Agent::named(""), None, &public[..]),
+        ] {
+            let query = SearchQuery {
+                visibility: filter,
+                ..search(&session, reader.clone())
+            };
+            let found = storage
+                .search(query, wanted("secret private agent_only admin_only", 0.0))
+                .await
+                .unwrap();
+            let mut messages: Vec<Message> = found.into_iter().map(|found| found.message).collect();
+            messages.sort_by_key(|message| message.id);
+            assert_eq!(contents(&messages), expected, "{kind}: {reader:?} searches {filter:?}");
+            if filter.is_some() {
+                continue;
+            }
+            let of_sender = SenderQuery {
+                session_id: session.clone(),
+                reader: reader.clone(),
+                sender: "ann".to_owned(),
+                limit: 100,
+            };
+            let mut messages = storage.messages_of_sender(of_sender).await.unwrap();
+            messages.reverse();
+            assert_eq!(
+                contents(&messages),
+                expected,
+                "{kind}: {reader:?} asks for messages of ann"
+            );
+            let of_time = TimeQuery {
+                session_id: session.clone(),
+                reader: reader.clone(),
+                start: Timestamp::UNIX_EPOCH,
+                end: "9999-01-01T00:00:00Z".parse().unwrap(),
+                limit: 200,
+            };
+            let messages = storage.messages_of_time(of_time).await.unwrap();
+            assert_eq!(contents(&messages), expected, "{kind}: {reader:?} asks for all times");
+        }
+    }
+}
+
+/// A search sees one session only.
+#[tokio::test]
+async fn other_sessions_are_not_searched() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let (mine, other) = (session(storage).await, session(storage).await);
+        add(storage, message(&other, "ann", "needle")).await;
+        let reader = Agent::named("ann");
+        let found = storage
+            .search(search(&mine, reader.clone()), wanted("needle", 0.0))
+            .await
+            .unwrap();
+        assert!(found.is_empty(), "{kind}: {found:?}");
+        let unknown = storage.search(search(UNKNOWN, reader), wanted("needle", 0.0)).await;
+        assert!(
+            matches!(unknown, Err(StorageError::SessionNotFound)),
+            "{kind}: {unknown:?}"
+        );
+    }
+}
+
+/// The newest messages of one sender, and of nobody whose name merely looks like it.
+#[tokio::test]
+async fn messages_of_a_sender_are_the_newest_ones() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        for (sender, content) in [("ann", "1"), ("anne", "2"), ("ann", "3"), ("Ann", "4"), ("ann", "5")] {
+            add(storage, message(&session, sender, content)).await;
+        }
+        for (sender, limit, expected) in [
+            ("ann", 10, &["5", "3", "1"][..]),
+            ("ann", 2, &["5", "3"]),
+            ("Ann", 10, &["4"]),
+            ("an%", 10, &[]),
+        ] {
+            let query = SenderQuery {
+                session_id: session.clone(),
+                reader: Agent::named("eve"),
+                sender: sender.to_owned(),
+                limit,
+            };
+            let messages = storage.messages_of_sender(query).await.unwrap();
+            assert_eq!(contents(&messages), expected, "{kind}: {limit} of {sender}");
+        }
+        let unknown = SenderQuery {
+            session_id: UNKNOWN.to_owned(),
+            reader: Agent::named("eve"),
+            sender: "ann".to_owned(),
+            limit: 1,
+        };
+        let unknown = storage.messages_of_sender(unknown).await;
+        assert!(
+            matches!(unknown, Err(StorageError::SessionNotFound)),
+            "{kind}: {unknown:?}"
+        );
+    }
+}
+
+/// Both ends of a time belong to it, and the oldest messages come first.
+#[tokio::test]
+async fn messages_of_a_time_include_both_ends() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        for content in ["1", "2", "3"] {
+            add(storage, message(&session, "ann", content)).await;
+        }
+        let stored = MessageQuery {
+            session_id: session.clone(),
+            reader: Agent::named("ann"),
+            visibility: None,
+            limit: 3,
+            offset: 0,
+        };
+        let stored = storage.get_messages(stored).await.unwrap().messages;
+        let [first, second, third] = [0, 1, 2].map(|place: usize| stored[place].timestamp);
+        assert!(first < second && second < third, "{kind}: times differ");
+        let moment = SignedDuration::from_micros(1);
+        for (name, start, end, limit, expected) in [
+            ("all", first, third, 10, &["1", "2", "3"][..]),
+            ("the oldest two", first, third, 2, &["1", "2"]),
+            ("one moment", second, second, 10, &["2"]),
+            ("between", first + moment, third - moment, 10, &["2"]),
+            ("before", Timestamp::UNIX_EPOCH, first - moment, 10, &[]),
+        ] {
+            let query = TimeQuery {
+                session_id: session.clone(),
+                reader: Agent::named("eve"),
+                start,
+                end,
+                limit,
+            };
+            assert_eq!(
+                contents(&storage.messages_of_time(query).await.unwrap()),
+                expected,
+                "{kind}: {name}"
+            );
+        }
+        let unknown = TimeQuery {
+            session_id: UNKNOWN.to_owned(),
+            reader: Agent::named("eve"),
+            start: first,
+            end: third,
+            limit: 1,
+        };
+        let unknown = storage.messages_of_time(unknown).await;
+        assert!(
+            matches!(unknown, Err(StorageError::SessionNotFound)),
+            "{kind}: {unknown:?}"
+        );
+    }
+}
+
+/// Searches of huge sessions must not keep others waiting until they are done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_passes_long_searches() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, database.storage.clone());
+        let session = session(&*storage).await;
+        let long = "which of the deployments made the cache of sessions slow ".repeat(1700);
+        for _ in 0..12 {
+            add(&*storage, message(&session, "ann", &long)).await;
+        }
+        let query = "none of these characters will ever quite be in the same order as there; ".repeat(6);
+        let searches: Vec<_> = (0..8)
+            .map(|_| {
+                let (storage, query, session) = (storage.clone(), query.clone(), session.clone());
+                let searching = async move {
+                    storage
+                        .search(search(&session, Agent::named("eve")), wanted(&query, 60.0))
+                        .await
+                };
+                tokio::spawn(searching)
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        storage.session_header(&session).await.unwrap().unwrap();
+        let unfinished = searches.iter().filter(|search| !search.is_finished()).count();
+        assert!(unfinished > 0, "{kind}: the read waited for all searches");
+        for found in join_all(searches).await {
+            found.unwrap().unwrap();
+        }
+    }
+}
+
+/// Of the table `messages`: how often it was read as a whole, and how often through an index.
+async fn scans(observer: &Client, index: &str) -> (i64, i64) {
+    let sql = "SELECT (SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'messages'), \
+               (SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1)";
+    let row = observer.query_one(sql, &[&index]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// A search that reads more than its session's messages gets slower with every message of everybody.
+#[tokio::test]
+async fn postgres_uses_the_indexes() {
+    let [_, database] = both().await;
+    let storage = &*database.storage;
+    let mut mine = String::new();
+    for _ in 0..20 {
+        mine = session(storage).await;
+        fill(&database, &mine, 500, "", "'hay ' || number").await;
+    }
+    database.execute("", "VACUUM ANALYZE messages").await;
+    let observer = postgres::connect(&database.url).await;
+    until("the database has counted what was inserted", async || {
+        let sql = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'messages'";
+        let row = observer.query_one(sql, &[]).await.unwrap();
+        (row.get::<_, i64>(0) == 10_000).then_some(())
+    })
+    .await;
+    let reader = Agent::named("eve");
+    for index in ["messages_session_id_id_key", "messages_by_sender", "messages_by_time"] {
+        let (whole, through_index) = scans(&observer, index).await;
+        // The database counts with a delay of up to a second.
+        until("the index is used", async || {
+            match index {
+                "messages_by_sender" => {
+                    let (session_id, sender) = (mine.clone(), "ann".to_owned());
+                    let query = SenderQuery {
+                        session_id,
+                        reader: reader.clone(),
+                        sender,
+                        limit: 20,
+                    };
+                    assert_eq!(storage.messages_of_sender(query).await.unwrap().len(), 20);
+                }
+                "messages_by_time" => {
+                    let (start, end) = (Timestamp::UNIX_EPOCH, Timestamp::now());
+                    let query = TimeQuery {
+                        session_id: mine.clone(),
+                        reader: reader.clone(),
+                        start,
+                        end,
+                        limit: 50,
+                    };
+                    assert_eq!(storage.messages_of_time(query).await.unwrap().len(), 50);
+                }
+                _ => {
+                    let found = storage
+                        .search(search(&mine, reader.clone()), wanted("needle", 90.0))
+                        .await
+                        .unwrap();
+                    assert_eq!(found.len(), 1);
+                }
+            }
+            (scans(&observer, index).await.1 > through_index).then_some(())
+        })
+        .await;
+        assert_eq!(
+            scans(&observer, index).await.0,
+            whole,
+            "the table was read as a whole beside {index}"
+        );
+    }
+}
