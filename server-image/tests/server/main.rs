@@ -13,6 +13,7 @@
 mod admission;
 mod agents;
 mod changes;
+mod command_line;
 mod database_outage;
 mod drain;
 mod memory_storage;
