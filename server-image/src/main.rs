@@ -3,30 +3,58 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::Parser;
-use mcp_server::cli::{Cli, Command, Serve};
+use mcp_server::cli::{Cli, Command, Migrate, Refused, Report, Serve};
 use mcp_server::server::Server;
-use mcp_server::{healthcheck, logging};
+use mcp_server::{healthcheck, logging, migrate, report};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// A setting was refused.
+const REFUSED: u8 = 2;
+/// `migrate --dry-run` found steps to take.
+const PENDING: u8 = 3;
+
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(serve) => run(&serve),
-        Command::Healthcheck(flags) => healthcheck::check(flags.metrics_listen).map_err(Into::into),
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Refused::Flags(error)) => error.exit(),
+        Err(error @ Refused::File(_)) => return refused(&error),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mcp-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = match cli.command {
+        Command::Serve(serve) => run_serve(&serve),
+        Command::Migrate(flags) => run_migrate(&flags),
+        Command::Report(flags) => run_report(&flags),
+        Command::Healthcheck(flags) => healthcheck::check(flags.metrics_listen)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("mcp-server: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn refused(error: &dyn Error) -> ExitCode {
+    eprintln!("mcp-server: {error}");
+    ExitCode::from(REFUSED)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 #[tokio::main]
-async fn run(serve: &Serve) -> Result<(), Box<dyn Error>> {
+async fn run_serve(serve: &Serve) -> Outcome {
+    let settings = match serve.settings(variable) {
+        Ok(settings) => settings,
+        Err(error) => return Ok(refused(&error)),
+    };
+    if serve.check {
+        print!("{}", serve.sources);
+        return Ok(ExitCode::SUCCESS);
+    }
     logging::start(serve.log_format());
-    let settings = serve.settings(|name| std::env::var(name).ok())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = Server::start(settings).await?;
@@ -36,5 +64,35 @@ async fn run(serve: &Serve) -> Result<(), Box<dyn Error>> {
     }
     server.drain();
     server.finished().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn run_migrate(flags: &Migrate) -> Outcome {
+    let target = match flags.target(variable) {
+        Ok(target) => target,
+        Err(error) => return Ok(refused(&error)),
+    };
+    if flags.dry_run {
+        let pending = migrate::pending(&target, flags.wait()).await?;
+        print!("{pending}");
+        return Ok(if pending.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(PENDING)
+        });
+    }
+    print!("{}", migrate::run(&target, flags.wait()).await?);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn run_report(flags: &Report) -> Outcome {
+    let report = report::of_server(&flags.url, flags.interval_seconds).await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
 }

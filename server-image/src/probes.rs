@@ -6,17 +6,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use prometheus_client::encoding::text::encode;
+use http::{HeaderMap, StatusCode};
 use prometheus_client::registry::Registry;
 
 use crate::admission::Admission;
 use crate::database::Database;
+use crate::metrics::exposition;
 use crate::readiness::Readiness;
 use crate::tuning::{InForce, PoolInForce};
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `/metrics`, `/healthz` (the process runs) and `/readyz` (it should get traffic).
 pub fn metrics_router(registry: Arc<Registry>, readiness: Readiness) -> Router {
@@ -26,10 +24,9 @@ pub fn metrics_router(registry: Arc<Registry>, readiness: Readiness) -> Router {
         .route("/readyz", get(ready).with_state(readiness))
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Response {
+    match exposition::negotiated(&registry, &headers) {
+        Ok((content_type, text)) => ([(CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -22,7 +22,7 @@ use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, HeaderCache, InvalidRedisUrl, SharedContext};
 use crate::tools::{InvalidTool, ToolRegistry, fixtures};
 use crate::tuning::Tuning;
-use crate::{mcp, probes};
+use crate::{migrate, probes};
 
 /// After the drain's time is up, what is still running is cancelled and gets this long to go.
 const CANCEL: Duration = Duration::from_secs(1);
@@ -145,8 +145,7 @@ impl Server {
         tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.data.database, "listening");
 
         let mut beside = JoinSet::new();
-        let migrations = [shared_context::MIGRATIONS, mcp::sessions::MIGRATIONS].concat();
-        beside.spawn(watch_database(database.clone(), migrations, readiness.clone()));
+        beside.spawn(watch_database(database.clone(), migrate::steps(), readiness.clone()));
         beside.spawn(serve(
             metrics.listener,
             probes::metrics_router(Arc::new(registry), readiness),

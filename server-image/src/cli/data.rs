@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::database::{DatabaseTarget, InvalidTarget};
+use super::database;
+use crate::database::InvalidTarget;
 use crate::server::Data;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 #[group(skip)]
 pub(super) struct Flags {
-    /// sqlite:PATH or postgres://… [default: Postgres from PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE if
-    /// PGHOST is set, else sqlite:./mcp.db].
-    #[arg(long, env = "MCP_DATABASE_URL", hide_env_values = true)]
-    database_url: Option<String>,
+    #[command(flatten)]
+    database: database::Flags,
     /// redis://… for a cache of what never changes; the server works without it.
     #[arg(long, env = "MCP_REDIS_URL", hide_env_values = true)]
     redis_url: Option<String>,
@@ -26,7 +25,7 @@ pub(super) struct Flags {
 impl Flags {
     pub(super) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Data, InvalidTarget> {
         Ok(Data {
-            database: DatabaseTarget::resolve(self.database_url.as_deref(), variable)?,
+            database: self.database.target(variable)?,
             redis_url: self.redis_url.clone(),
             session_idle: Duration::from_secs(self.session_idle_seconds),
         })

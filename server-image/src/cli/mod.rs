@@ -1,33 +1,50 @@
-//! The command line. Every flag is also an environment variable: `--pool-max` is `MCP_POOL_MAX`.
+//! The command line. Every flag is also an environment variable, and a key of the configuration file: `--pool-max` is
+//! `MCP_POOL_MAX` and `pool-max:`.
 
 mod capacity;
 mod data;
+mod database;
+mod file;
 mod network;
 mod operation;
+mod sources;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::database::InvalidTarget;
+use self::file::ConfigFile;
+pub use self::file::InvalidFile;
+use crate::database::{DatabaseTarget, InvalidTarget};
 use crate::logging::LogFormat;
 use crate::server::Settings;
 use crate::tuning::TuningError;
 
-/// An MCP server for context that agents share.
+/// An MCP server for context that agents share. Without a command it serves on loopback, with a SQLite file in the
+/// working folder.
 #[derive(Debug, Parser)]
-#[command(name = "mcp-server", version)]
+#[command(name = "mcp-server", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 a setting was refused; migrate --dry-run: 3 steps are pending.";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve MCP over streamable HTTP.
     Serve(Box<Serve>),
+    /// Bring the database's schema up to date and end. Safe to repeat, and to run from many places at once.
+    Migrate(Migrate),
+    /// Say what limits a running server, and the figures that prove it.
+    Report(Report),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Healthcheck(Healthcheck),
 }
@@ -36,6 +53,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
+    file: FileFlag,
+    /// Say what every setting is and where it comes from, and end without serving.
+    #[arg(long)]
+    pub check: bool,
+    #[command(flatten)]
     network: network::Flags,
     #[command(flatten)]
     data: data::Flags,
@@ -43,14 +65,113 @@ pub struct Serve {
     capacity: capacity::Flags,
     #[command(flatten)]
     operation: operation::Flags,
+    /// What `--check` prints: a line for each setting.
+    #[arg(skip)]
+    pub sources: String,
+}
+
+/// The configuration file.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct FileFlag {
+    /// YAML file of settings, a flag's name and its value a line, such as `pool-max: 20`. Flags and environment win.
+    #[arg(long, env = "MCP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Flags of `migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    file: FileFlag,
+    #[command(flatten)]
+    database: database::Flags,
+    /// Only list the pending steps; exit code 3 if there are any.
+    #[arg(long, visible_alias = "list")]
+    pub dry_run: bool,
+    /// Seconds to keep trying while the database does not answer.
+    #[arg(long, env = "MCP_WAIT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    wait_seconds: u64,
+}
+
+impl Migrate {
+    /// Which database; `variable` looks up an environment variable.
+    ///
+    /// # Errors
+    /// [`InvalidTarget`] names what cannot be used.
+    pub fn target(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseTarget, InvalidTarget> {
+        self.database.target(variable)
+    }
+
+    /// Longest wait for the database to answer.
+    #[must_use]
+    pub const fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait_seconds)
+    }
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The running server's /metrics.
+    #[arg(long, env = "MCP_REPORT_URL", default_value = "http://127.0.0.1:9090/metrics")]
+    pub url: String,
+    /// Seconds between the two looks that are compared; 0 takes one look, at everything since the server's start.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
+    pub interval_seconds: u64,
+    /// Write JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct Healthcheck {
+    #[command(flatten)]
+    file: FileFlag,
     /// The running server's --metrics-listen.
     #[arg(long, env = "MCP_METRICS_LISTEN", default_value = "127.0.0.1:9090")]
     pub metrics_listen: SocketAddr,
+}
+
+/// A command line that cannot be followed, or that asked for help.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// A flag or an environment variable, or a request for help.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// The configuration file.
+    #[error(transparent)]
+    File(#[from] InvalidFile),
+}
+
+impl Cli {
+    /// Reads `arguments` (the program's name first), the environment, and the file that one of them names. No argument
+    /// at all means `serve`.
+    ///
+    /// # Errors
+    /// [`Refused`] names the flag, variable or key, and says what is allowed.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Refused> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.len() == 1 {
+            arguments.push("serve".into());
+        }
+        let mut command = Self::command();
+        let file = file::named(&command, &arguments)
+            .map(|path| ConfigFile::read(&path))
+            .transpose()?;
+        if let Some(file) = &file {
+            command = file.apply(command)?;
+        }
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Serve(serve), Some((name, matches))) = (&mut cli.command, matches.subcommand())
+            && let Some(subcommand) = command.find_subcommand(name)
+        {
+            serve.sources = sources::describe(subcommand, matches, file.as_ref());
+        }
+        Ok(cli)
+    }
 }
 
 /// Settings that cannot be used.

@@ -71,6 +71,17 @@ impl Database {
         }
     }
 
+    /// Names of the steps that have been applied; changes nothing.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database cannot be reached or read.
+    pub async fn applied(&self) -> Result<Vec<String>, DatabaseError> {
+        match self {
+            Self::Postgres(database) => database.applied().await,
+            Self::Sqlite(database) => database.applied().await,
+        }
+    }
+
     /// Asks the database one cheap question.
     ///
     /// # Errors

@@ -167,6 +167,16 @@ impl PostgresDatabase {
         Ok(())
     }
 
+    pub(super) async fn applied(&self) -> Result<Vec<String>, DatabaseError> {
+        let connection = self.any_connection().await?;
+        let known = "SELECT to_regclass('schema_migrations') IS NOT NULL";
+        if !connection.query_one(known, &[]).await?.try_get::<_, bool>(0)? {
+            return Ok(Vec::new());
+        }
+        let rows = connection.query("SELECT name FROM schema_migrations", &[]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
     /// Reads the server's figures, which shows at the same time that it answers.
     pub(super) async fn check(&self) -> Result<(), DatabaseError> {
         let connection = self.connection().await?;

@@ -94,6 +94,19 @@ impl SqliteDatabase {
         .await
     }
 
+    pub(super) async fn applied(&self) -> Result<Vec<String>, DatabaseError> {
+        self.read(|transaction| {
+            let known = "SELECT count(*) FROM sqlite_schema WHERE name = 'schema_migrations'";
+            if transaction.query_row(known, [], |row| row.get::<_, i64>(0))? == 0 {
+                return Ok(Vec::new());
+            }
+            let mut statement = transaction.prepare("SELECT name FROM schema_migrations")?;
+            let names = statement.query_map([], |row| row.get(0))?;
+            Ok(names.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     pub(super) async fn check(&self) -> Result<(), DatabaseError> {
         self.read(|transaction| Ok(transaction.query_row("SELECT 1", [], |_| Ok(()))?))
             .await

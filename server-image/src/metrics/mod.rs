@@ -3,6 +3,7 @@
 //! Each part of the server registers its own metrics; here are only the shapes they share, and those of a request.
 
 pub mod at_scrape;
+pub mod exposition;
 pub mod process;
 pub mod requests;
 

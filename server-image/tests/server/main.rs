@@ -11,6 +11,7 @@
 )]
 
 mod admission;
+mod command_line;
 mod database_outage;
 mod drain;
 mod memory_storage;

@@ -1,0 +1,528 @@
+//! From figures to what limits the server, what is wrong, and what to do: every statement with the figure that proves
+//! it. Pure: no clock, no network.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::figures::Figures;
+use super::rules::{REQUESTS_MIN, RULES, database_share, enough, is_short_of_slots, is_slow, pool_wait_share};
+use super::thresholds::{DATABASE_SECONDS, DATABASE_SHARE, MEMORY_UTILIZATION, POOL_WAIT_SHARE};
+
+/// What a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Area {
+    /// Waiting for a slot.
+    Queueing,
+    /// CPU time.
+    Cpu,
+    /// Waiting for a connection to the database.
+    Pool,
+    /// The database itself.
+    Database,
+    /// The caches.
+    Cache,
+    /// Memory.
+    Memory,
+    /// Requests that failed or were refused.
+    Errors,
+    /// Time from arrival to answer.
+    Latency,
+}
+
+impl Area {
+    /// Its name in a sentence.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queueing => "slots",
+            Self::Cpu => "CPU",
+            Self::Pool => "connection pool",
+            Self::Database => "database",
+            Self::Cache => "cache",
+            Self::Memory => "memory",
+            Self::Errors => "errors",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// How bad a finding is. The worst sorts first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Callers suffer, or soon will.
+    Critical,
+    /// Better dealt with before it is critical.
+    Warning,
+}
+
+/// How a figure is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// A share from 0 to 1, written in percent.
+    Ratio,
+    /// Seconds, written in milliseconds.
+    Seconds,
+}
+
+impl Unit {
+    pub(super) fn show(self, value: f64) -> String {
+        match self {
+            Self::Ratio if value * 100.0 < 10.0 => format!("{:.1} %", value * 100.0),
+            Self::Ratio => format!("{:.0} %", value * 100.0),
+            Self::Seconds if value < 0.01 => format!("{:.1} ms", value * 1000.0),
+            Self::Seconds => format!("{:.0} ms", value * 1000.0),
+        }
+    }
+}
+
+/// The figure that proves a finding.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    /// How the figure is computed from the metrics.
+    pub figure: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// Unit of `value` and `threshold`.
+    pub unit: Unit,
+    /// From here on it is a finding.
+    pub threshold: f64,
+    /// Who says so.
+    pub source: &'static str,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, threshold) = (self.unit.show(self.value), self.unit.show(self.threshold));
+        write!(
+            formatter,
+            "{} = {value}, a finding from {threshold} on ({})",
+            self.figure, self.source
+        )
+    }
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// What it is about.
+    pub area: Area,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, in one sentence.
+    pub problem: String,
+    /// The figure that proves it.
+    pub evidence: Evidence,
+    /// What to do.
+    pub recommendation: String,
+}
+
+/// What limits a server, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diagnosis {
+    /// What limits it, if anything does.
+    pub bottleneck: Option<Area>,
+    /// The same in one sentence, with the figures that prove it.
+    pub summary: String,
+    /// What is wrong, the worst first, what limits the server before the rest.
+    pub findings: Vec<Finding>,
+}
+
+/// What `figures` say.
+#[must_use]
+pub fn diagnose(figures: &Figures) -> Diagnosis {
+    let mut findings: Vec<Finding> = RULES.iter().filter_map(|rule| rule.apply(figures)).collect();
+    let bottleneck = bottleneck(figures, &findings);
+    findings.sort_by_key(|finding| (finding.severity, Some(finding.area) != bottleneck));
+    Diagnosis {
+        bottleneck,
+        summary: summary(figures, bottleneck, &findings),
+        findings,
+    }
+}
+
+/// The one thing that limits the server now. Causes come before effects: a full pool makes slots short, and a slow
+/// database makes a full pool; so what is nearest to the root is named.
+fn bottleneck(figures: &Figures, findings: &[Finding]) -> Option<Area> {
+    let has = |area: Area| findings.iter().any(|finding| finding.area == area);
+    let pool_is_short = has(Area::Pool) && pool_is_waited_for(figures);
+    let database_is_slow = figures
+        .database
+        .hold
+        .mean
+        .is_some_and(|hold| enough(figures).is_some() && hold >= DATABASE_SECONDS.warning);
+    let database_dominates = database_share(figures).is_some_and(|share| share >= DATABASE_SHARE.warning);
+    if has(Area::Memory) && figures.memory.utilization >= Some(MEMORY_UTILIZATION.critical) {
+        return Some(Area::Memory);
+    }
+    if has(Area::Cpu) {
+        return Some(Area::Cpu);
+    }
+    if (pool_is_short || database_dominates) && database_is_slow {
+        return Some(Area::Database);
+    }
+    if pool_is_short {
+        return Some(Area::Pool);
+    }
+    if database_dominates && is_slow(figures) {
+        return Some(Area::Database);
+    }
+    is_short_of_slots(figures).then_some(Area::Queueing)
+}
+
+/// A pool that is in use is not short yet: only waiting costs anything.
+fn pool_is_waited_for(figures: &Figures) -> bool {
+    pool_wait_share(figures).is_some_and(|share| share >= POOL_WAIT_SHARE.warning)
+}
+
+fn summary(figures: &Figures, bottleneck: Option<Area>, findings: &[Finding]) -> String {
+    if let Some(area) = bottleneck {
+        let proof = findings.iter().filter(|finding| finding.area == area);
+        let proof: Vec<_> = proof.map(|finding| finding.problem.clone()).collect();
+        return format!("The bottleneck is the {area}: {}.", proof.join("; "));
+    }
+    if enough(figures).is_none() {
+        return format!(
+            "Only {} requests: too few to say what would limit this server (at least {REQUESTS_MIN} are needed).",
+            figures.requests.count
+        );
+    }
+    "Nothing limits this server at this load.".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::{Cache, Cpu, DatabaseFigures, Memory, Pool, Requests, Slots, Times, ToolFigures};
+    use super::*;
+
+    fn mean(seconds: f64) -> Times {
+        Times {
+            mean: Some(seconds),
+            ..Times::default()
+        }
+    }
+
+    /// A server that has room everywhere: 1000 requests in 10 s, 10 ms each.
+    fn healthy() -> Figures {
+        Figures {
+            seconds: 10.0,
+            requests: Requests {
+                count: 1000.0,
+                per_second: 100.0,
+                error_ratio: Some(0.0),
+                shed_ratio: Some(0.0),
+                limited_ratio: None,
+            },
+            latency: Times {
+                p95: Some(0.02),
+                ..mean(0.011)
+            },
+            queue: mean(0.001),
+            service: mean(0.01),
+            slots: Slots {
+                limit: Some(32.0),
+                utilization: Some(0.03),
+            },
+            cpu: Cpu {
+                utilization: Some(0.2),
+                throttled: Some(0.0),
+                ..Cpu::default()
+            },
+            pool: Pool {
+                max: Some(10.0),
+                utilization: Some(0.1),
+                wait: mean(0.0001),
+                wait_per_request: Some(0.0002),
+            },
+            database: DatabaseFigures {
+                hold: mean(0.002),
+                per_request: Some(0.004),
+                connections_used: Some(0.1),
+            },
+            cache: Cache {
+                lookups: Some(1000.0),
+                hit_ratio: Some(0.9),
+                tiers: Vec::new(),
+            },
+            memory: Memory {
+                utilization: Some(0.3),
+                ..Memory::default()
+            },
+            ..Figures::default()
+        }
+    }
+
+    type Change = fn(&mut Figures);
+
+    /// The wrong cause sends its reader to the wrong remedy: each way to be slow must be told from the others.
+    #[test]
+    fn the_bottleneck_is_the_cause_not_the_effect() {
+        let cases: &[(&str, Change, Option<Area>)] = &[
+            ("room everywhere", |_| {}, None),
+            (
+                "slots taken by calls that wait elsewhere",
+                |f| f.slots.utilization = Some(0.97),
+                Some(Area::Queueing),
+            ),
+            (
+                "long queue, nothing else is busy",
+                |f| {
+                    f.queue = mean(0.05);
+                    f.latency = mean(0.06);
+                },
+                Some(Area::Queueing),
+            ),
+            (
+                "requests are refused",
+                |f| f.requests.shed_ratio = Some(0.02),
+                Some(Area::Queueing),
+            ),
+            (
+                "CPU is used up, and so slots are",
+                |f| {
+                    f.cpu.utilization = Some(0.96);
+                    f.slots.utilization = Some(0.99);
+                },
+                Some(Area::Cpu),
+            ),
+            (
+                "the container is throttled",
+                |f| f.cpu.throttled = Some(0.3),
+                Some(Area::Cpu),
+            ),
+            (
+                "the pool is short, and so slots are",
+                |f| {
+                    f.pool.wait_per_request = Some(0.006);
+                    f.pool.utilization = Some(1.0);
+                    f.slots.utilization = Some(0.99);
+                },
+                Some(Area::Pool),
+            ),
+            (
+                "the pool is busy but nobody waits",
+                |f| f.pool.utilization = Some(0.9),
+                None,
+            ),
+            (
+                "the database is slow, and so the pool is short and slots are",
+                |f| {
+                    f.service = mean(0.5);
+                    f.database.hold = mean(0.3);
+                    f.database.per_request = Some(0.3);
+                    f.pool.wait_per_request = Some(0.15);
+                    f.pool.utilization = Some(1.0);
+                    f.slots.utilization = Some(0.99);
+                },
+                Some(Area::Database),
+            ),
+            (
+                "many fast statements make a slow call",
+                |f| {
+                    f.latency.p95 = Some(0.3);
+                    f.service = mean(0.2);
+                    f.database.per_request = Some(0.18);
+                },
+                Some(Area::Database),
+            ),
+            (
+                "most time is the database's, but it is short",
+                |f| f.database.per_request = Some(0.009),
+                None,
+            ),
+            (
+                "memory is nearly gone",
+                |f| f.memory.utilization = Some(0.95),
+                Some(Area::Memory),
+            ),
+            ("memory is filling", |f| f.memory.utilization = Some(0.85), None),
+            ("the cache misses", |f| f.cache.hit_ratio = Some(0.4), None),
+            ("requests fail", |f| f.requests.error_ratio = Some(0.2), None),
+            (
+                "too few requests to judge",
+                |f| {
+                    f.requests.count = 19.0;
+                    f.queue = mean(0.05);
+                    f.requests.shed_ratio = Some(0.5);
+                    f.requests.error_ratio = Some(0.5);
+                    f.pool.wait_per_request = Some(0.006);
+                },
+                None,
+            ),
+            ("nothing is known", |f| *f = Figures::default(), None),
+        ];
+        for (name, change, expected) in cases {
+            let mut figures = healthy();
+            change(&mut figures);
+            let diagnosis = diagnose(&figures);
+            assert_eq!(diagnosis.bottleneck, *expected, "{name}: {diagnosis:#?}");
+            if let Some(area) = expected {
+                assert!(diagnosis.summary.contains(area.name()), "{name}: {}", diagnosis.summary);
+                assert!(
+                    diagnosis.findings.iter().any(|finding| finding.area == *area),
+                    "{name}: the bottleneck has a finding that proves it"
+                );
+            }
+        }
+    }
+
+    /// What is wrong must be told, with its figure, at the limit itself, and not below it.
+    #[test]
+    fn every_limit_is_told_when_it_is_reached() {
+        let cases: &[(&str, Change, Area, Severity, &str)] = &[
+            (
+                "errors",
+                |f| f.requests.error_ratio = Some(0.01),
+                Area::Errors,
+                Severity::Warning,
+                "1.0 %",
+            ),
+            (
+                "many errors",
+                |f| f.requests.error_ratio = Some(0.05),
+                Area::Errors,
+                Severity::Critical,
+                "5.0 %",
+            ),
+            (
+                "shed",
+                |f| f.requests.shed_ratio = Some(0.001),
+                Area::Queueing,
+                Severity::Warning,
+                "0.1 %",
+            ),
+            (
+                "slow",
+                |f| f.latency.p95 = Some(0.1),
+                Area::Latency,
+                Severity::Warning,
+                "100 ms",
+            ),
+            (
+                "very slow",
+                |f| f.latency.p95 = Some(0.7),
+                Area::Latency,
+                Severity::Critical,
+                "700 ms",
+            ),
+            (
+                "CPU",
+                |f| f.cpu.utilization = Some(0.8),
+                Area::Cpu,
+                Severity::Warning,
+                "80 %",
+            ),
+            (
+                "pool",
+                |f| f.pool.utilization = Some(0.95),
+                Area::Pool,
+                Severity::Critical,
+                "95 %",
+            ),
+            (
+                "statements",
+                |f| f.database.hold = mean(0.05),
+                Area::Database,
+                Severity::Warning,
+                "50 ms",
+            ),
+            (
+                "connections",
+                |f| f.database.connections_used = Some(0.96),
+                Area::Database,
+                Severity::Critical,
+                "96 %",
+            ),
+            (
+                "misses",
+                |f| f.cache.hit_ratio = Some(0.7),
+                Area::Cache,
+                Severity::Warning,
+                "30 %",
+            ),
+            (
+                "many misses",
+                |f| f.cache.hit_ratio = Some(0.5),
+                Area::Cache,
+                Severity::Critical,
+                "50 %",
+            ),
+            (
+                "memory",
+                |f| f.memory.utilization = Some(0.8),
+                Area::Memory,
+                Severity::Warning,
+                "80 %",
+            ),
+        ];
+        for (name, change, area, severity, shown) in cases {
+            let mut figures = healthy();
+            change(&mut figures);
+            let findings = diagnose(&figures).findings;
+            let finding = findings.iter().find(|finding| finding.area == *area);
+            let finding = finding.unwrap_or_else(|| panic!("{name}: {findings:?}"));
+            assert_eq!(finding.severity, *severity, "{name}");
+            assert!(finding.problem.contains(shown), "{name}: {}", finding.problem);
+            assert!(
+                finding.evidence.to_string().contains(shown) && !finding.evidence.source.is_empty(),
+                "{name}: {}",
+                finding.evidence
+            );
+            assert!(!finding.recommendation.is_empty(), "{name}");
+        }
+        assert_eq!(diagnose(&healthy()).findings, []);
+    }
+
+    /// A cold cache misses everything; that is no reason to enlarge it.
+    #[test]
+    fn a_cold_cache_is_left_alone() {
+        let mut figures = healthy();
+        figures.cache.lookups = Some(99.0);
+        figures.cache.hit_ratio = Some(0.0);
+        assert_eq!(diagnose(&figures).findings, []);
+    }
+
+    /// Advice with a number is advice one can follow.
+    #[test]
+    fn advice_names_sizes_and_tools() {
+        let mut figures = healthy();
+        figures.slots.utilization = Some(1.0);
+        figures.pool.utilization = Some(0.99);
+        figures.pool.wait_per_request = Some(0.005);
+        figures.latency.p95 = Some(0.2);
+        figures.tools = vec![ToolFigures {
+            tool: "search_context".to_owned(),
+            calls: 5.0,
+            share: 0.75,
+            service: mean(0.1),
+        }];
+        let findings = diagnose(&figures).findings;
+        let advice = |area| {
+            findings
+                .iter()
+                .find(|finding| finding.area == area)
+                .unwrap()
+                .recommendation
+                .clone()
+        };
+        assert!(
+            advice(Area::Queueing).contains("at least 46 slots"),
+            "{}",
+            advice(Area::Queueing)
+        );
+        assert!(advice(Area::Pool).contains("to at least 15"), "{}", advice(Area::Pool));
+        assert!(advice(Area::Latency).contains("search_context takes 75 %"));
+        let order: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
+        assert!(order.is_sorted(), "the worst first: {order:?}");
+        assert_eq!(findings[0].area, Area::Pool, "the bottleneck before the rest");
+    }
+}

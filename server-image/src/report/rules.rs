@@ -1,0 +1,266 @@
+//! What can be wrong with a server: for each kind of trouble the figure that shows it, its limit, and the advice.
+
+use super::diagnosis::{Area, Evidence, Finding, Severity, Unit};
+use super::figures::Figures;
+use super::thresholds::{
+    CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, LATENCY_P95,
+    MEMORY_UTILIZATION, MISS_RATIO, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, SHED_RATIO, SLOT_UTILIZATION,
+    Threshold,
+};
+
+/// With fewer requests than this, figures about requests are chance.
+pub(super) const REQUESTS_MIN: f64 = 20.0;
+/// With fewer look-ups than this, a cache is still being filled.
+const LOOKUPS_MIN: f64 = 100.0;
+/// Use of slots and connections that leaves room for chance; new sizes are computed for it.
+const COMFORTABLE: f64 = 0.7;
+
+/// One thing that can be wrong.
+pub(super) struct Rule {
+    area: Area,
+    figure: &'static str,
+    unit: Unit,
+    threshold: Threshold,
+    read: fn(&Figures) -> Option<f64>,
+    problem: fn(&Figures, String) -> String,
+    advice: fn(&Figures) -> String,
+}
+
+impl Rule {
+    pub(super) fn apply(&self, figures: &Figures) -> Option<Finding> {
+        let value = (self.read)(figures)?;
+        // A figure on the limit itself counts; the difference is far below what a scrape can tell.
+        let reaches = |limit: f64| value >= limit - 1e-9;
+        if !reaches(self.threshold.warning) {
+            return None;
+        }
+        Some(Finding {
+            area: self.area,
+            severity: if reaches(self.threshold.critical) {
+                Severity::Critical
+            } else {
+                Severity::Warning
+            },
+            problem: (self.problem)(figures, self.unit.show(value)),
+            evidence: Evidence {
+                figure: self.figure,
+                value,
+                unit: self.unit,
+                threshold: self.threshold.warning,
+                source: self.threshold.source,
+            },
+            recommendation: (self.advice)(figures),
+        })
+    }
+}
+
+/// All of them; the order is that of findings of the same severity.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        area: Area::Errors,
+        figure: "mcp_requests_total{status=\"error\"} ÷ mcp_requests_total",
+        unit: Unit::Ratio,
+        threshold: ERROR_RATIO,
+        read: |figures| enough(figures).and(figures.requests.error_ratio),
+        problem: |_, share| format!("{share} of requests fail by the server's own fault"),
+        advice: |_| {
+            "mcp_server_operation_duration_seconds_count by error_type says how they fail, and the warnings in the \
+             server's log why; a database that does not answer is the usual cause"
+                .to_owned()
+        },
+    },
+    Rule {
+        area: Area::Queueing,
+        figure: "mcp_requests_total{status=\"shed\"} ÷ mcp_requests_total",
+        unit: Unit::Ratio,
+        threshold: SHED_RATIO,
+        read: |figures| enough(figures).and(figures.requests.shed_ratio),
+        problem: |_, share| {
+            format!("{share} of requests are refused with 503, because all slots and the queue are full")
+        },
+        advice: |_| "add replicas, or take away what keeps the slots busy (see the other findings)".to_owned(),
+    },
+    Rule {
+        area: Area::Latency,
+        figure: "p95 of mcp_request_duration_seconds",
+        unit: Unit::Seconds,
+        threshold: LATENCY_P95,
+        read: |figures| figures.latency.p95,
+        problem: |_, time| format!("one request in twenty takes longer than {time}"),
+        advice: |figures| match figures.tools.first() {
+            Some(tool) => format!(
+                "{} takes {} of all service time: begin there; what its calls wait for is the bottleneck",
+                tool.tool,
+                Unit::Ratio.show(tool.share)
+            ),
+            None => "see what the requests wait for".to_owned(),
+        },
+    },
+    Rule {
+        area: Area::Queueing,
+        figure: "mean of mcp_queue_seconds ÷ mean of mcp_request_duration_seconds",
+        unit: Unit::Ratio,
+        threshold: QUEUE_SHARE,
+        read: queue_share,
+        problem: |_, share| format!("{share} of the mean request's time is waiting for a slot"),
+        advice: |_| "add replicas; more slots help only while CPU, pool and database have room".to_owned(),
+    },
+    Rule {
+        area: Area::Queueing,
+        figure: "mcp_slot_busy_seconds_total ÷ (time × mcp_concurrency_limit)",
+        unit: Unit::Ratio,
+        threshold: SLOT_UTILIZATION,
+        read: |figures| figures.slots.utilization,
+        problem: |_, share| format!("{share} of the slots are busy all the time"),
+        advice: more_slots,
+    },
+    Rule {
+        area: Area::Cpu,
+        figure: "process_cpu_seconds_total ÷ (time × mcp_cpu_limit_cores)",
+        unit: Unit::Ratio,
+        threshold: CPU_UTILIZATION,
+        read: |figures| figures.cpu.utilization,
+        problem: |_, share| format!("{share} of the CPU that this server may use is used"),
+        advice: |_| "raise the CPU limit or add replicas; more slots would only make each request slower".to_owned(),
+    },
+    Rule {
+        area: Area::Cpu,
+        figure: "mcp_cpu_throttled_seconds_total ÷ time",
+        unit: Unit::Ratio,
+        threshold: CPU_THROTTLED,
+        read: |figures| figures.cpu.throttled,
+        problem: |_, share| format!("{share} of the time the container is made to wait for its CPU limit"),
+        advice: |_| "raise the CPU limit, or leave it out and set only the request".to_owned(),
+    },
+    Rule {
+        area: Area::Pool,
+        figure: "db_client_connection_wait_time_seconds per request ÷ mean of mcp_service_seconds",
+        unit: Unit::Ratio,
+        threshold: POOL_WAIT_SHARE,
+        read: pool_wait_share,
+        problem: |_, share| format!("{share} of the service time is waiting for a connection to the database"),
+        advice: more_connections,
+    },
+    Rule {
+        area: Area::Pool,
+        figure: "used connections ÷ db_client_connection_max",
+        unit: Unit::Ratio,
+        threshold: POOL_UTILIZATION,
+        read: |figures| enough(figures).and(figures.pool.utilization),
+        problem: |_, share| format!("{share} of the connection pool is in use"),
+        advice: more_connections,
+    },
+    Rule {
+        area: Area::Database,
+        figure: "mean of db_client_connection_use_time_seconds",
+        unit: Unit::Seconds,
+        threshold: DATABASE_SECONDS,
+        read: |figures| enough(figures).and(figures.database.hold.mean),
+        problem: |_, time| format!("the database keeps a connection busy for {time} in the mean"),
+        advice: |_| {
+            "look for slow statements (pg_stat_statements), missing indexes and the database's own CPU and disk; more \
+             connections or replicas would only add to its load"
+                .to_owned()
+        },
+    },
+    Rule {
+        area: Area::Database,
+        figure: "db_client_connection_use_time_seconds per request ÷ mean of mcp_service_seconds",
+        unit: Unit::Ratio,
+        threshold: DATABASE_SHARE,
+        read: |figures| database_share(figures).filter(|_| is_slow(figures)),
+        problem: |_, share| format!("{share} of the service time is spent with the database"),
+        advice: |_| "a cache that answers more, or a faster database, helps most; more CPU hardly".to_owned(),
+    },
+    Rule {
+        area: Area::Database,
+        figure: "mcp_database_backends ÷ mcp_database_max_connections",
+        unit: Unit::Ratio,
+        threshold: DATABASE_CONNECTIONS,
+        read: |figures| figures.database.connections_used,
+        problem: |_, share| format!("{share} of the connections that the database allows are taken"),
+        advice: |_| "lower the pools of its clients, put a pooler before it, or raise its max_connections".to_owned(),
+    },
+    Rule {
+        area: Area::Cache,
+        figure: "1 − mcp_cache_requests_total{result=\"hit\"} ÷ look-ups",
+        unit: Unit::Ratio,
+        threshold: MISS_RATIO,
+        read: |figures| {
+            let lookups = figures.cache.lookups.filter(|lookups| *lookups >= LOOKUPS_MIN);
+            lookups.and(figures.cache.hit_ratio).map(|hits| 1.0 - hits)
+        },
+        problem: |_, share| format!("no cache has the answer for {share} of look-ups"),
+        advice: |_| {
+            "raise the cache's size (l1Bytes); if mcp_cache_reuse_bytes_bucket shows little reuse within reach, no size helps"
+                .to_owned()
+        },
+    },
+    Rule {
+        area: Area::Memory,
+        figure: "process_resident_memory_bytes ÷ mcp_memory_limit_bytes",
+        unit: Unit::Ratio,
+        threshold: MEMORY_UTILIZATION,
+        read: |figures| figures.memory.utilization,
+        problem: |_, share| format!("{share} of the memory that this server may use is used"),
+        advice: |_| "lower the cache's size or raise the memory limit: at 100 % the kernel ends the server".to_owned(),
+    },
+];
+
+pub(super) fn enough(figures: &Figures) -> Option<()> {
+    (figures.requests.count >= REQUESTS_MIN).then_some(())
+}
+
+fn queue_share(figures: &Figures) -> Option<f64> {
+    enough(figures)?;
+    share(figures.queue.mean?, figures.latency.mean?)
+}
+
+pub(super) fn pool_wait_share(figures: &Figures) -> Option<f64> {
+    enough(figures)?;
+    share(figures.pool.wait_per_request?, figures.service.mean?)
+}
+
+pub(super) fn database_share(figures: &Figures) -> Option<f64> {
+    enough(figures)?;
+    share(figures.database.per_request?, figures.service.mean?)
+}
+
+fn share(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| (part / whole).min(1.0))
+}
+
+/// Whether callers notice: the time is long, or slots are short.
+pub(super) fn is_slow(figures: &Figures) -> bool {
+    let reaches = |value: Option<f64>, limit: f64| value.is_some_and(|value| value >= limit);
+    reaches(figures.latency.p95.or(figures.latency.mean), LATENCY_P95.warning) || is_short_of_slots(figures)
+}
+
+pub(super) fn is_short_of_slots(figures: &Figures) -> bool {
+    let reaches = |value: Option<f64>, limit: f64| value.is_some_and(|value| value >= limit);
+    reaches(enough(figures).and(figures.requests.shed_ratio), SHED_RATIO.warning)
+        || reaches(queue_share(figures), QUEUE_SHARE.warning)
+        || reaches(figures.slots.utilization, SLOT_UTILIZATION.warning)
+}
+
+fn more_slots(figures: &Figures) -> String {
+    let busy = figures.slots.utilization.zip(figures.slots.limit);
+    let needed = busy.map(|(utilization, limit)| (utilization * limit / COMFORTABLE).ceil());
+    match needed {
+        Some(needed) => format!(
+            "at least {needed} slots are needed to leave room: add replicas, or raise --concurrency while CPU, pool and database have room"
+        ),
+        None => "add replicas".to_owned(),
+    }
+}
+
+fn more_connections(figures: &Figures) -> String {
+    let figures = &figures.pool;
+    let needed = figures.utilization.zip(figures.max);
+    let needed = needed.map(|(utilization, max)| (utilization * max / COMFORTABLE).ceil().max(max + 1.0));
+    let size = needed.map_or_else(String::new, |needed| format!(" to at least {needed}"));
+    format!(
+        "raise the pool{size} (--pool-max, or pool.max of PUT /tuning) within the database's max_connections; if \
+         connections are kept long, make the statements faster first"
+    )
+}
