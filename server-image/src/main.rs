@@ -4,7 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mcp_server::cli::{Cli, Command, Serve};
+use mcp_server::auth::api_keys;
+use mcp_server::cli::{ApiKey, Cli, Command, Serve};
 use mcp_server::server::Server;
 use mcp_server::{healthcheck, logging};
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => run(&serve),
+        Command::ApiKey(flags) => make_api_key(&flags).map_err(Into::into),
         Command::Healthcheck(flags) => healthcheck::check(flags.metrics_listen).map_err(Into::into),
     };
     match result {
@@ -21,6 +23,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn make_api_key(flags: &ApiKey) -> Result<(), api_keys::CannotGenerate> {
+    let made = api_keys::generate(&flags.name, &flags.scopes)?;
+    println!("Key, shown only now:       {}", made.key);
+    println!("Line for --api-keys-file:  {}", made.line);
+    Ok(())
 }
 
 #[tokio::main]

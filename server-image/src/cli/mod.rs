@@ -1,5 +1,6 @@
 //! The command line. Every flag is also an environment variable: `--pool-max` is `MCP_POOL_MAX`.
 
+mod auth;
 mod capacity;
 mod data;
 mod network;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::auth::InvalidAuth;
 use crate::database::InvalidTarget;
 use crate::logging::LogFormat;
 use crate::server::Settings;
@@ -30,6 +32,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Healthcheck(Healthcheck),
+    /// Make an API key for --auth api-key: prints the key, and the line for --api-keys-file.
+    ApiKey(ApiKey),
 }
 
 /// Flags of `serve`, a group for each subject.
@@ -37,6 +41,8 @@ pub enum Command {
 pub struct Serve {
     #[command(flatten)]
     network: network::Flags,
+    #[command(flatten)]
+    auth: auth::Flags,
     #[command(flatten)]
     data: data::Flags,
     #[command(flatten)]
@@ -53,9 +59,21 @@ pub struct Healthcheck {
     pub metrics_listen: SocketAddr,
 }
 
+/// Flags of `api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKey {
+    /// Whose key it is: one word, which logs and data show.
+    pub name: String,
+    /// What the key may do.
+    pub scopes: Vec<String>,
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
+    /// Authentication.
+    #[error(transparent)]
+    Auth(#[from] InvalidAuth),
     /// The database.
     #[error(transparent)]
     Database(#[from] InvalidTarget),
@@ -78,6 +96,7 @@ impl Serve {
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
         Ok(Settings {
             network: self.network.settings(),
+            auth: self.auth.settings()?,
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
             operation: self.operation.settings(),
@@ -144,6 +163,20 @@ mod tests {
             (&["--database-url", "file.db"], "sqlite: or postgres://"),
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),
             (&["--session-idle-seconds", "0"], "--session-idle-seconds"),
+            (&["--auth", "basic"], "none, api-key, jwt"),
+            (&["--auth", "api-key"], "--api-keys-file"),
+            (&["--auth", "jwt"], "--oidc-issuer"),
+            (&["--auth", "jwt", "--oidc-issuer", "https://a"], "--audience"),
+            (
+                &["--oidc-issuer", "https://a"],
+                "--oidc-issuer has no effect without --auth jwt",
+            ),
+            (&["--tool-scopes", "a=b"], "--tool-scopes has no effect"),
+            (
+                &["--auth", "api-key", "--api-keys-file", "f", "--tool-scopes", "a"],
+                "TOOL=SCOPE",
+            ),
+            (&["--jwt-leeway-seconds", "301"], "--jwt-leeway-seconds"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

@@ -11,6 +11,8 @@
 )]
 
 mod admission;
+mod auth_keys;
+mod auth_tokens;
 mod changes;
 mod database_outage;
 mod drain;
