@@ -8,14 +8,17 @@
 //! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
 //! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
 //! - [`changes`]: news of what has changed, between replicas.
+//! - [`auth`]: who may call; [`guard`]: what a caller may ask for.
 //! - [`database`]: connections and schema; [`tools`]: the toolsets. A toolset is one folder: its tools, its storage,
 //!   its tests.
 
 pub mod admission;
+pub mod auth;
 pub mod changes;
 pub mod cli;
 pub mod database;
 pub mod drain;
+pub mod guard;
 pub mod healthcheck;
 pub mod logging;
 pub mod mcp;
@@ -27,6 +30,7 @@ pub mod report;
 pub mod server;
 pub mod tools;
 pub mod tuning;
+mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

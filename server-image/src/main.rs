@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use mcp_server::cli::{Cli, Command, Migrate, Refused, Report, Serve};
+use mcp_server::auth::api_keys;
+use mcp_server::cli::{ApiKey, Cli, Command, Migrate, Refused, Report, Serve};
 use mcp_server::server::Server;
 use mcp_server::{healthcheck, logging, migrate, report};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run_serve(&serve),
         Command::Migrate(flags) => run_migrate(&flags),
         Command::Report(flags) => run_report(&flags),
+        Command::ApiKey(flags) => make_api_key(&flags).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Healthcheck(flags) => healthcheck::check(flags.metrics_listen)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
@@ -42,6 +44,13 @@ fn refused(error: &dyn Error) -> ExitCode {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+fn make_api_key(flags: &ApiKey) -> Result<(), api_keys::CannotGenerate> {
+    let made = api_keys::generate(&flags.name, &flags.scopes)?;
+    println!("Key, shown only now:       {}", made.key);
+    println!("Line for --api-keys-file:  {}", made.line);
+    Ok(())
 }
 
 #[tokio::main]

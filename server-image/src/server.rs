@@ -14,9 +14,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::auth::{self, Auth, InvalidAuth};
 use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError, DatabaseTarget};
 use crate::drain::Drain;
+use crate::guard::Guard;
 use crate::mcp::{Endpoint, HostPolicy, Options};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
@@ -33,6 +35,8 @@ const CANCEL: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Where it listens.
     pub network: Network,
+    /// Who may call it.
+    pub auth: auth::Settings,
     /// Where its data is.
     pub data: Data,
     /// How much is done at once.
@@ -91,6 +95,9 @@ pub enum StartError {
         /// Why.
         cause: std::io::Error,
     },
+    /// Authentication cannot work as it is set.
+    #[error(transparent)]
+    Auth(#[from] InvalidAuth),
     /// The database's settings cannot work.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -137,6 +144,7 @@ impl Server {
         let (catalog, chores) = catalog(&settings, &database, &changes)?;
         let catalog = Arc::new(catalog);
         let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
+        let auth = Auth::open(&settings.auth, &settings.network.path, false, &mut registry)?;
         let endpoint = Endpoint::new(
             catalog,
             changes.clone(),
@@ -147,6 +155,7 @@ impl Server {
                 hosts: settings.network.hosts.clone(),
                 session_idle: settings.data.session_idle,
                 stop: stop.clone(),
+                guard: Guard::new(auth.clone()),
             },
             &mut registry,
         );
@@ -164,9 +173,14 @@ impl Server {
         ));
         beside.spawn(serve(admin.listener, probes::admin_router(admission, database)));
         beside.spawn(chores.run());
+        let mut router = endpoint.router(&settings.network.path);
+        if let Some(auth) = auth {
+            router = auth.protect(router);
+            beside.spawn(auth.maintain());
+        }
         let main = MainListener {
             listener: mcp.listener,
-            router: endpoint.router(&settings.network.path),
+            router,
             drain: drain.clone(),
             stop,
         };

@@ -1,6 +1,7 @@
 //! The command line. Every flag is also an environment variable, and a key of the configuration file: `--pool-max` is
 //! `MCP_POOL_MAX` and `pool-max:`.
 
+mod auth;
 mod capacity;
 mod data;
 mod database;
@@ -19,6 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::file::ConfigFile;
 pub use self::file::InvalidFile;
+use crate::auth::InvalidAuth;
 use crate::database::{DatabaseTarget, InvalidTarget};
 use crate::logging::LogFormat;
 use crate::server::Settings;
@@ -49,6 +51,8 @@ pub enum Command {
     Report(Report),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Healthcheck(Healthcheck),
+    /// Make an API key for --auth api-key: prints the key, and the line for --api-keys-file.
+    ApiKey(ApiKey),
 }
 
 /// Flags of `serve`, a group for each subject.
@@ -61,6 +65,8 @@ pub struct Serve {
     pub check: bool,
     #[command(flatten)]
     network: network::Flags,
+    #[command(flatten)]
+    auth: auth::Flags,
     #[command(flatten)]
     data: data::Flags,
     #[command(flatten)]
@@ -178,9 +184,21 @@ impl Cli {
     }
 }
 
+/// Flags of `api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKey {
+    /// Whose key it is: one word, which logs and data show.
+    pub name: String,
+    /// What the key may do.
+    pub scopes: Vec<String>,
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
+    /// Authentication.
+    #[error(transparent)]
+    Auth(#[from] InvalidAuth),
     /// The database.
     #[error(transparent)]
     Database(#[from] InvalidTarget),
@@ -206,6 +224,7 @@ impl Serve {
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
         Ok(Settings {
             network: self.network.settings(),
+            auth: self.auth.settings()?,
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
@@ -276,6 +295,20 @@ mod tests {
             (&["--api-key", " "], "--api-key (MCP_API_KEY) holds no key"),
             (&["--api-key-file", "/does/not/exist"], "/does/not/exist"),
             (&["--token-lifetime-seconds", "0"], "--token-lifetime-seconds"),
+            (&["--auth", "basic"], "none, api-key, jwt"),
+            (&["--auth", "api-key"], "--api-keys-file"),
+            (&["--auth", "jwt"], "--oidc-issuer"),
+            (&["--auth", "jwt", "--oidc-issuer", "https://a"], "--audience"),
+            (
+                &["--oidc-issuer", "https://a"],
+                "--oidc-issuer has no effect without --auth jwt",
+            ),
+            (&["--tool-scopes", "a=b"], "--tool-scopes has no effect"),
+            (
+                &["--auth", "api-key", "--api-keys-file", "f", "--tool-scopes", "a"],
+                "TOOL=SCOPE",
+            ),
+            (&["--jwt-leeway-seconds", "301"], "--jwt-leeway-seconds"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

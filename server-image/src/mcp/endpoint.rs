@@ -31,6 +31,7 @@ use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
 use crate::changes::Changes;
 use crate::database::Database;
 use crate::drain::{Drain, OpenRequest};
+use crate::guard::Guard;
 use crate::metrics::at_scrape;
 use crate::metrics::requests::{Operation, Outcome, RequestMetrics};
 use crate::tools::Catalog;
@@ -67,7 +68,6 @@ impl HostPolicy {
 }
 
 /// How the endpoint behaves.
-#[derive(Debug)]
 pub struct Options {
     /// Which `Host` requests may name.
     pub hosts: HostPolicy,
@@ -75,6 +75,8 @@ pub struct Options {
     pub session_idle: Duration,
     /// Cancelling it ends everything that is still running.
     pub stop: CancellationToken,
+    /// What a request may do.
+    pub guard: Guard,
 }
 
 /// What the endpoint is made of.
@@ -86,6 +88,7 @@ pub struct Endpoint {
     admission: Arc<Admission>,
     metrics: RequestMetrics,
     drain: Drain,
+    guard: Guard,
 }
 
 impl Endpoint {
@@ -129,6 +132,7 @@ impl Endpoint {
             admission,
             metrics,
             drain,
+            guard: options.guard,
         })
     }
 
@@ -146,6 +150,9 @@ impl Endpoint {
             Err(refused) => return refused.into_response(),
         };
         let kind = message::kind(&body, &self.catalog.tools);
+        if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)) {
+            return refused;
+        }
         let request = http::Request::from_parts(parts, Full::new(body));
         match kind {
             Kind::Request { method, tool } => {

@@ -5,6 +5,9 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use serde_json::Value;
+
+use crate::guard::Wanted;
 use crate::tools::ToolRegistry;
 
 /// JSON-RPC methods of MCP requests; metrics know no others.
@@ -88,6 +91,27 @@ pub(super) fn kind(body: &[u8], tools: &ToolRegistry) -> Kind {
             method: known(METHODS, method),
             tool: "",
         },
+    }
+}
+
+/// What a message that was looked at asks for, for those who decide whether it may.
+pub(super) fn wanted(kind: Kind, body: &[u8]) -> Wanted<'static> {
+    #[derive(Deserialize)]
+    struct Identified {
+        #[serde(default)]
+        id: Value,
+    }
+    let (method, tool) = match kind {
+        Kind::Request { method, tool } => (method, tool),
+        Kind::Listen => (LISTEN, ""),
+        Kind::Light => ("", ""),
+    };
+    let identified = serde_json::from_slice::<Identified>(body);
+    Wanted {
+        method,
+        tool,
+        clear: method != OTHER || serde_json::from_slice::<Envelope>(body).is_ok(),
+        id: identified.map_or(Value::Null, |message| message.id),
     }
 }
 

@@ -12,6 +12,8 @@
 
 mod admission;
 mod agents;
+mod auth_keys;
+mod auth_tokens;
 mod changes;
 mod command_line;
 mod database_outage;

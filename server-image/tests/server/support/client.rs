@@ -23,6 +23,20 @@ impl Client {
         }
     }
 
+    /// The same client with more headers on each request.
+    pub fn with_headers(&self, headers: reqwest::header::HeaderMap) -> Self {
+        Self {
+            url: self.url.clone(),
+            http: reqwest::Client::builder().default_headers(headers).build().unwrap(),
+        }
+    }
+
+    /// The same client with a bearer token on each request.
+    pub fn with_token(&self, token: &str) -> Self {
+        let value = format!("Bearer {token}").parse().unwrap();
+        self.with_headers([(reqwest::header::AUTHORIZATION, value)].into_iter().collect())
+    }
+
     /// A POST with what every client sends.
     pub fn post(&self) -> RequestBuilder {
         self.http

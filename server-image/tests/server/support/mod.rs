@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod databases;
+pub mod issuer;
 pub mod metrics;
 pub mod postgres;
 pub mod server;

@@ -31,6 +31,7 @@ pub fn settings(database_url: &str) -> Settings {
             path: "/mcp".to_owned(),
             hosts: HostPolicy::Loopback,
         },
+        auth: mcp_server::auth::Settings::default(),
         data: Data {
             database: database_url.parse().unwrap(),
             redis_url: None,

@@ -1,0 +1,54 @@
+//! What a request may do, once it is known what it asks for: its caller's scopes.
+//!
+//! Authentication stands in front of everything; this is asked by whoever has read a request and is about to serve it.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::request::Parts;
+use serde_json::Value;
+
+use crate::auth::{Auth, Refusal};
+
+/// What a request asks for.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// JSON-RPC method.
+    pub method: &'a str,
+    /// Tool of a `tools/call`; empty for other methods.
+    pub tool: &'a str,
+    /// Whether what it asks for could be read beyond doubt.
+    pub clear: bool,
+    /// Its JSON-RPC id, null if it has none.
+    pub id: Value,
+}
+
+/// The checks of one server process.
+#[derive(Clone, Default)]
+pub struct Guard {
+    auth: Option<Arc<Auth>>,
+}
+
+impl Guard {
+    /// Checks scopes as `auth` says.
+    #[must_use]
+    pub const fn new(auth: Option<Arc<Auth>>) -> Self {
+        Self { auth }
+    }
+
+    /// The answer to a request that may not pass; `None` if it may. `wanted` is asked only if it matters.
+    #[must_use]
+    pub fn refuse<'a>(&self, request: &Parts, wanted: impl FnOnce() -> Wanted<'a>) -> Option<Response> {
+        let auth = self.auth.as_ref().filter(|auth| auth.knows_tools())?;
+        let wanted = wanted();
+        let allowed = if wanted.clear {
+            auth.allow(request, wanted.method, wanted.tool)
+        } else {
+            Err(Refusal::Malformed(
+                "the message is not one JSON-RPC message without doubt, so its scopes cannot be checked",
+            ))
+        };
+        let refusal = allowed.err()?;
+        Some(auth.refuse(&request.headers, &refusal, &wanted.id))
+    }
+}

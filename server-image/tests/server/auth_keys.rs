@@ -1,0 +1,143 @@
+//! `--auth api-key`: keys from a mounted file.
+
+use mcp_server::auth::api_keys::{NewKey, generate};
+use mcp_server::auth::{Method, ScopeRules, Settings};
+use reqwest::RequestBuilder;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+async fn start(lines: &[&NewKey], tools: &[&'static str]) -> (TestServer, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    write(&folder, lines);
+    settings.auth = Settings {
+        method: Method::ApiKey {
+            file: folder.path().join("keys"),
+        },
+        public_url: None,
+        rules: ScopeRules::new([], tools.iter().copied()).unwrap(),
+    };
+    (TestServer::start(settings).await, folder)
+}
+
+fn write(folder: &TempDir, keys: &[&NewKey]) {
+    let lines: Vec<&str> = keys.iter().map(|key| key.line.as_str()).collect();
+    std::fs::write(folder.path().join("keys"), lines.join("\n")).unwrap();
+}
+
+fn key(name: &str, scopes: &[&str]) -> NewKey {
+    let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+    generate(name, &scopes).unwrap()
+}
+
+async fn status(request: RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// A key works in either header, only whole, and for what it is meant for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_opens_what_it_is_for() {
+    let (reader, writer) = (key("reader", &[]), key("writer", &["write"]));
+    let (server, _folder) = start(&[&reader, &writer], &["set_memory=write"]).await;
+    let read = || server.client.tool("list_memory", &json!({}));
+    let write = || server.client.tool("set_memory", &json!({"key": "k", "value": 1}));
+    let cut = &reader.key[..reader.key.len() - 1];
+    for (name, request, expected) in [
+        ("X-API-Key", read().header("X-API-Key", &reader.key), 200),
+        ("bearer", read().bearer_auth(&reader.key), 200),
+        (
+            "beside an agent's token",
+            read().header("x-api-key", &reader.key).bearer_auth("sct_1"),
+            200,
+        ),
+        ("for writing", write().header("x-api-key", &writer.key), 200),
+        ("not for writing", write().header("x-api-key", &reader.key), 403),
+        ("none", read(), 401),
+        ("cut", read().header("x-api-key", cut), 401),
+        (
+            "its hash",
+            read().header("x-api-key", reader.line.split(' ').nth(1).unwrap()),
+            401,
+        ),
+        (
+            "twice",
+            read().header("x-api-key", &reader.key).header("X-Api-Key", &writer.key),
+            400,
+        ),
+        (
+            "a wrong one hides no right one",
+            read().header("x-api-key", cut).bearer_auth(&reader.key),
+            401,
+        ),
+    ] {
+        assert_eq!(status(request).await, expected, "{name}");
+    }
+    let url = format!("http://{}/mcp?api_key={}", server.server.mcp, reader.key);
+    assert_eq!(
+        status(reqwest::Client::new().post(url).header("x-api-key", &reader.key)).await,
+        400,
+        "in the URL"
+    );
+    let refused = read().send().await.unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], r#"Bearer realm="mcp""#);
+    let scrape = server.scrape().await;
+    for (result, count) in [
+        ("valid", 5.0),
+        ("missing", 2.0),
+        ("invalid", 3.0),
+        ("malformed", 2.0),
+        ("insufficient_scope", 1.0),
+    ] {
+        assert_eq!(
+            scrape.value("mcp_auth_requests_total", &[("result", result)]),
+            count,
+            "{result}"
+        );
+    }
+}
+
+/// A leaked key must be gone without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_is_read_again() {
+    let (first, second) = (key("first", &[]), key("second", &[]));
+    let (server, folder) = start(&[&first], &[]).await;
+    let with = |key: &NewKey| {
+        server
+            .client
+            .tool("list_memory", &json!({}))
+            .header("x-api-key", &key.key)
+    };
+    assert_eq!((status(with(&first)).await, status(with(&second)).await), (200, 401));
+    write(&folder, &[&first, &second]);
+    until("the new key works", async || {
+        (status(with(&second)).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(status(with(&first)).await, 200);
+    write(&folder, &[&second]);
+    until("the old key is gone", async || {
+        (status(with(&first)).await == 401).then_some(())
+    })
+    .await;
+    assert_eq!(status(with(&second)).await, 200);
+}
+
+/// A server that cannot read its keys must not start, least of all open to everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_keys_no_server() {
+    let mut settings = settings("sqlite::memory:");
+    settings.auth.method = Method::ApiKey {
+        file: "/does/not/exist".into(),
+    };
+    let error = mcp_server::server::Server::start(settings)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("--api-keys-file") && error.contains("/does/not/exist"),
+        "{error}"
+    );
+}
