@@ -11,7 +11,7 @@ mod topic;
 pub use relay::{Relay, STALE_MAX};
 pub use topic::Topic;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +28,7 @@ pub struct Changes(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    followers: Mutex<HashMap<Topic, HashMap<u64, Arc<Pending>>>>,
+    followers: Mutex<BTreeMap<Topic, HashMap<u64, Arc<Pending>>>>,
     next_follower: AtomicU64,
     /// Topics to tell other replicas of; `None` when there are none to tell.
     outgoing: Option<Pending>,
@@ -75,7 +75,8 @@ impl Changes {
         }))
     }
 
-    /// The resource `uri` reads differently now. Call it after the change is committed.
+    /// The resource `uri` reads differently now, and all whose URI goes on after it with a slash. Call it after the
+    /// change is committed.
     pub fn resource_updated(&self, uri: impl Into<String>) {
         self.publish(Topic::Resource(uri.into()));
     }
@@ -120,8 +121,9 @@ impl Changes {
                 pending.add(topic.clone());
             }
         } else {
-            for pending in followers.get(topic).into_iter().flat_map(HashMap::values) {
-                pending.add(topic.clone());
+            let beneath = followers.range(topic.beneath()).chain(followers.get_key_value(topic));
+            for (topic, all) in beneath {
+                all.values().for_each(|pending| pending.add(topic.clone()));
             }
         }
     }
@@ -208,6 +210,22 @@ mod tests {
         changes.tools_list_changed();
         changes.deliver(&Topic::Everything);
         assert_eq!(listener.next().await, BTreeSet::from([Topic::Tools, resource("a")]));
+    }
+
+    /// Who follows the last messages of a session has never named the session itself, and must hear of it all the same.
+    #[tokio::test]
+    async fn news_of_a_resource_is_news_of_what_is_beneath_it() {
+        let changes = Changes::alone();
+        let beneath = [resource("s://1/messages/5"), resource("s://1/x")];
+        let others = [
+            resource("s://10/messages/5"),
+            resource("s://1-"),
+            resource("s://10"),
+            resource("s://0/x"),
+        ];
+        let listener = changes.follow(beneath.clone().into_iter().chain(others));
+        changes.resource_updated("s://1");
+        assert_eq!(listener.next().await, BTreeSet::from(beneath));
     }
 
     /// Followers that go away must leave nothing behind, or the memory fills up.

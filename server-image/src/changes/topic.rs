@@ -1,5 +1,7 @@
 //! What there can be news of, and its form between replicas.
 
+use std::ops::Range;
+
 /// Something that can change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
@@ -20,6 +22,15 @@ pub enum Topic {
 }
 
 impl Topic {
+    /// From the first to before the first beyond the resources beneath this one; empty for what is no resource.
+    pub(super) fn beneath(&self) -> Range<Self> {
+        match self {
+            // The character after the slash.
+            Self::Resource(uri) => Self::Resource(format!("{uri}/"))..Self::Resource(format!("{uri}0")),
+            other => other.clone()..other.clone(),
+        }
+    }
+
     /// One line of text: a letter for the kind, then the name, in which line breaks are escaped.
     pub(super) fn encode(&self) -> String {
         let (kind, name) = match self {

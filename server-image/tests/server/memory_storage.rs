@@ -190,12 +190,28 @@ async fn lists_show_ones_own_live_entries() {
                 scope,
                 prefix: prefix.to_owned(),
                 limit,
+                value_bytes: 0,
             };
             let listed = storage.list_memory(query).await.unwrap();
             let keys: Vec<&str> = listed.iter().map(|entry| entry.key.as_str()).collect();
             assert_eq!(keys, expected, "{kind}: {name}");
-            assert!(listed.iter().all(|entry| entry.value_size == 4), "{kind}: {name}");
+            assert!(
+                listed
+                    .iter()
+                    .all(|entry| entry.value_size == 4 && entry.value.is_none()),
+                "{kind}: {name}"
+            );
         }
+        let query = MemoryQuery {
+            agent_id: "ann".to_owned(),
+            scope: MemoryScope::All,
+            prefix: String::new(),
+            limit: 50,
+            value_bytes: 9,
+        };
+        let listed = storage.list_memory(query).await.unwrap();
+        let values: Vec<bool> = listed.iter().map(|entry| entry.value == Some(json!("12"))).collect();
+        assert_eq!(values, [true, true, false, false], "{kind}: as many values as fit");
     }
 }
 

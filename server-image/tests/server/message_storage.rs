@@ -81,7 +81,7 @@ async fn sessions_come_back_as_created() {
         );
         assert!(
             storage
-                .session_view("session_0000000000000000", &Agent::named("ann"))
+                .session_view("session_0000000000000000", &Agent::named("ann"), 50)
                 .await
                 .unwrap()
                 .is_none(),
@@ -135,7 +135,7 @@ async fn private_messages_stay_private() {
             );
         }
         let recent = storage
-            .session_view(&session, &Agent::named("eve"))
+            .session_view(&session, &Agent::named("eve"), 50)
             .await
             .unwrap()
             .unwrap()
@@ -212,7 +212,7 @@ async fn messages_for_a_type_and_for_administrators() {
             expected.sort_unstable();
             read.sort_unstable();
             assert_eq!(read, expected, "{kind}: {name}");
-            let view = storage.session_view(&session, &reader).await.unwrap().unwrap();
+            let view = storage.session_view(&session, &reader, 50).await.unwrap().unwrap();
             assert_eq!(view.recent.len(), expected.len(), "{kind}: {name}: the session's view");
         }
     }

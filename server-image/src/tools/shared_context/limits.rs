@@ -34,3 +34,7 @@ pub const RECENT_MESSAGES: i64 = 50;
 pub const MEMORY_LIST_MAX: i64 = 200;
 /// Memory entries in a list unless asked otherwise.
 pub const MEMORY_LIST_DEFAULT: i64 = 50;
+/// Memory entries that the resource `agent://{agent_id}/memory` shows.
+pub const MEMORY_RESOURCE_ENTRIES: i64 = 200;
+/// Size of all values that it shows.
+pub const MEMORY_RESOURCE_BYTES: i64 = 1024 * 1024;

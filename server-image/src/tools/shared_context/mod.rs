@@ -11,6 +11,8 @@ mod header_cache;
 pub mod limits;
 mod model;
 mod permission;
+mod prompts;
+mod resources;
 pub mod search;
 mod settings;
 mod storage;

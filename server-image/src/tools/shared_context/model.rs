@@ -238,6 +238,8 @@ pub struct MemoryQuery {
     pub prefix: String,
     /// At most this many, the most recently set first.
     pub limit: i64,
+    /// Values too, of the first entries until they have this many bytes in all; none for 0.
+    pub value_bytes: i64,
 }
 
 /// A memory entry in a list.
@@ -257,6 +259,9 @@ pub struct ListedMemory {
     pub expires_at: Option<Timestamp>,
     /// Length of the value's JSON text, in bytes.
     pub value_size: i64,
+    /// The value, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
 }
 
 /// A memory entry as read.

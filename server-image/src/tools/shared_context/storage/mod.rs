@@ -100,11 +100,12 @@ pub trait Sessions: Send + Sync + 'static {
     /// [`StorageError::Database`].
     async fn session_header(&self, id: &str) -> Result<Option<SessionHeader>, StorageError>;
 
-    /// The changing part of a session as `reader` sees it; `None` if there is no such session.
+    /// The changing part of a session as `reader` sees it, with at most `recent` messages; `None` if there is no such
+    /// session.
     ///
     /// # Errors
     /// [`StorageError::Database`].
-    async fn session_view(&self, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError>;
+    async fn session_view(&self, id: &str, reader: &Agent, recent: i64) -> Result<Option<SessionView>, StorageError>;
 }
 
 /// Stored messages.

@@ -125,6 +125,8 @@ impl SharedContext {
             has_quota: caller.has_quota(),
         };
         let stored = self.storage.set_memory(entry).await.map_err(explain)?;
+        self.changes
+            .resource_updated(format!("agent://{}/memory", caller.agent_id()));
         Ok(json!({
             "success": true,
             "key": arguments.key,
@@ -183,6 +185,7 @@ impl SharedContext {
             scope,
             prefix,
             limit: arguments.limit,
+            value_bytes: 0,
         };
         let entries = self.storage.list_memory(query).await.map_err(explain)?;
         Ok(json!({

@@ -107,7 +107,9 @@ impl SharedContext {
             metadata,
             parent_message_id: arguments.parent_message_id,
         };
+        let session = format!("session://{}", message.session_id);
         let stored = self.storage.add_message(message).await.map_err(explain)?;
+        self.changes.resource_updated(session);
         Ok(json!({"success": true, "message_id": stored.id, "timestamp": stored.timestamp}))
     }
 

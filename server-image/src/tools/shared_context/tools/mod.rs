@@ -13,6 +13,7 @@ use super::caller::{Caller, Callers, Claim};
 use super::chores::Chores;
 use super::header_cache::HeaderCache;
 use super::permission::Permission;
+use super::resources::Resources;
 use super::settings::SharedContextSettings;
 use super::storage::Storage;
 use super::tokens::Tokens;
@@ -59,7 +60,10 @@ impl SharedContext {
         self.register_sessions(tools)?;
         self.register_messages(tools)?;
         self.register_memory(tools)?;
-        self.register_guidance(tools)
+        self.register_guidance(tools)?;
+        catalog.resources.add(Arc::new(Resources::new(self, &catalog.tools)));
+        self.register_prompts(&mut catalog.prompts);
+        Ok(())
     }
 
     /// A tool that runs as a method of this toolset.

@@ -94,13 +94,22 @@ impl SharedContext {
         };
         let caller = self.caller(claim, Permission::Read, "get_session", &context).await?;
         let id = checks::session_id(arguments.session_id)?;
-        self.session_for(&id, &caller).await
+        self.session_for(&id, &caller, limits::RECENT_MESSAGES).await
     }
 
     /// A session with its most recent messages, as the caller sees it.
-    pub(in crate::tools::shared_context) async fn session_for(&self, id: &str, caller: &Caller) -> ToolResult {
+    pub(in crate::tools::shared_context) async fn session_for(
+        &self,
+        id: &str,
+        caller: &Caller,
+        recent: i64,
+    ) -> ToolResult {
         let header = self.header(id).await?;
-        let view = self.storage.session_view(id, caller.agent()).await.map_err(explain)?;
+        let view = self
+            .storage
+            .session_view(id, caller.agent(), recent)
+            .await
+            .map_err(explain)?;
         let view = view.ok_or_else(|| explain(StorageError::SessionNotFound))?;
         Ok(json!({
             "success": true,

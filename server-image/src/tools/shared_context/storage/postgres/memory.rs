@@ -113,14 +113,29 @@ impl Memory for PostgresStorage {
             MemoryScope::Session(id) => ("session_id = $4", Some(id)),
             MemoryScope::All => ("$4::text IS NULL", None),
         };
+        let value = if query.value_bytes > 0 {
+            "CASE WHEN sum(octet_length(value)) OVER (ORDER BY updated_at DESC, key, session_id) <= $5 THEN value END"
+        } else {
+            "CASE WHEN $5::bigint IS NULL THEN value END"
+        };
         let select = format!(
-            "SELECT key, session_id, created_at, updated_at, expires_at, octet_length(value)::bigint FROM agent_memory \
+            "SELECT key, session_id, created_at, updated_at, expires_at, octet_length(value)::bigint, {value} \
+             FROM agent_memory \
              WHERE agent_id = $1 AND {scope} AND starts_with(key, $2) AND (expires_at IS NULL OR expires_at > now()) \
-             ORDER BY updated_at DESC, key LIMIT $3"
+             ORDER BY updated_at DESC, key, session_id LIMIT $3"
         );
         let connection = self.database.connection().await?;
         let rows = connection
-            .query(&select, &[&query.agent_id, &query.prefix, &query.limit, &session_id])
+            .query(
+                &select,
+                &[
+                    &query.agent_id,
+                    &query.prefix,
+                    &query.limit,
+                    &session_id,
+                    &query.value_bytes,
+                ],
+            )
             .await?;
         rows.iter().map(listed).collect()
     }
@@ -136,5 +151,6 @@ fn listed(row: &Row) -> Result<ListedMemory, StorageError> {
         updated_at: row.try_get(3)?,
         expires_at: row.try_get(4)?,
         value_size: row.try_get(5)?,
+        value: from_text(row.try_get(6)?)?,
     })
 }

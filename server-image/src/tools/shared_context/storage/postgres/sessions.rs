@@ -82,23 +82,17 @@ impl Sessions for PostgresStorage {
         .transpose()
     }
 
-    async fn session_view(&self, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError> {
+    async fn session_view(&self, id: &str, reader: &Agent, recent: i64) -> Result<Option<SessionView>, StorageError> {
         let connection = self.database.connection().await?;
-        let recent = format!(
+        let messages = format!(
             "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = $1 AND {} ORDER BY id DESC LIMIT $5",
             visible(2)
         );
         let (session, messages) = try_join(
             connection.query_opt("SELECT is_active, updated_at FROM sessions WHERE id = $1", &[&id]),
             connection.query(
-                &recent,
-                &[
-                    &id,
-                    &reader.id,
-                    &reader.agent_type,
-                    &reader.is_admin,
-                    &limits::RECENT_MESSAGES,
-                ],
+                &messages,
+                &[&id, &reader.id, &reader.agent_type, &reader.is_admin, &recent],
             ),
         )
         .await?;

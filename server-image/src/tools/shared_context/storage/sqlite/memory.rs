@@ -113,14 +113,26 @@ fn list_memory(connection: &Connection, query: &MemoryQuery) -> Result<Vec<Liste
         MemoryScope::Session(id) => ("ifnull(session_id, '') = ?4", Some(id)),
         MemoryScope::All => ("?4 IS NULL", None),
     };
+    let value = if query.value_bytes > 0 {
+        "iif(sum(octet_length(value)) OVER (ORDER BY updated_at DESC, key, session_id) <= ?6, value, NULL)"
+    } else {
+        "iif(?6 IS NULL, value, NULL)"
+    };
     let select = format!(
-        "SELECT key, session_id, created_at, updated_at, expires_at, length(CAST(value AS BLOB)) FROM agent_memory \
+        "SELECT key, session_id, created_at, updated_at, expires_at, octet_length(value), {value} FROM agent_memory \
          WHERE agent_id = ?1 AND {scope} AND substr(key, 1, length(?2)) = ?2 AND (expires_at IS NULL OR expires_at > ?5) \
-         ORDER BY updated_at DESC, key LIMIT ?3"
+         ORDER BY updated_at DESC, key, session_id LIMIT ?3"
     );
     let mut statement = connection.prepare_cached(&select)?;
     let rows = statement.query_and_then(
-        params![query.agent_id, query.prefix, query.limit, session_id, now()],
+        params![
+            query.agent_id,
+            query.prefix,
+            query.limit,
+            session_id,
+            now(),
+            query.value_bytes
+        ],
         listed,
     )?;
     rows.collect()
@@ -136,5 +148,6 @@ fn listed(row: &Row<'_>) -> Result<ListedMemory, StorageError> {
         updated_at: time(row.get(3)?),
         expires_at: row.get::<_, Option<i64>>(4)?.map(time),
         value_size: row.get(5)?,
+        value: from_text(row.get::<_, Option<String>>(6)?.as_deref())?,
     })
 }

@@ -23,10 +23,10 @@ impl Sessions for SqliteStorage {
             .await
     }
 
-    async fn session_view(&self, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError> {
+    async fn session_view(&self, id: &str, reader: &Agent, recent: i64) -> Result<Option<SessionView>, StorageError> {
         let (id, reader) = (id.to_owned(), reader.clone());
         self.database
-            .read(move |transaction| session_view(transaction, &id, &reader))
+            .read(move |transaction| session_view(transaction, &id, &reader, recent))
             .await
     }
 }
@@ -92,7 +92,12 @@ fn session_header(connection: &Connection, id: &str) -> Result<Option<SessionHea
     }))
 }
 
-fn session_view(connection: &Connection, id: &str, reader: &Agent) -> Result<Option<SessionView>, StorageError> {
+fn session_view(
+    connection: &Connection,
+    id: &str,
+    reader: &Agent,
+    recent: i64,
+) -> Result<Option<SessionView>, StorageError> {
     let session: Option<(bool, i64)> = connection
         .prepare_cached("SELECT is_active, updated_at FROM sessions WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -110,7 +115,7 @@ fn session_view(connection: &Connection, id: &str, reader: &Agent) -> Result<Opt
             ":reader": reader.id,
             ":type": reader.agent_type,
             ":admin": reader.is_admin,
-            ":limit": limits::RECENT_MESSAGES,
+            ":limit": recent,
         },
         message,
     )?;
