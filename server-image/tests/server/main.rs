@@ -27,4 +27,5 @@ mod rapidfuzz;
 mod redis_cache;
 mod replicas;
 mod search_storage;
+mod search_tools;
 mod support;

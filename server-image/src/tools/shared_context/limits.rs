@@ -38,3 +38,21 @@ pub const MEMORY_LIST_DEFAULT: i64 = 50;
 pub const MEMORY_RESOURCE_ENTRIES: i64 = 200;
 /// Size of all values that it shows.
 pub const MEMORY_RESOURCE_BYTES: i64 = 1024 * 1024;
+/// Longest query of a search.
+pub const QUERY_MAX: usize = 500;
+/// Least score of a search result unless asked otherwise.
+pub const THRESHOLD_DEFAULT: f64 = 60.0;
+/// Most results of a search.
+pub const RESULTS_MAX: i64 = 100;
+/// Results of a search unless asked otherwise.
+pub const RESULTS_DEFAULT: i64 = 10;
+/// Length of the excerpt that a search result shows.
+pub const PREVIEW: usize = 150;
+/// Most messages of a sender in one answer.
+pub const OF_SENDER_MAX: i64 = 100;
+/// Messages of a sender in one answer unless asked otherwise.
+pub const OF_SENDER_DEFAULT: i64 = 20;
+/// Most messages of a time in one answer.
+pub const OF_TIME_MAX: i64 = 200;
+/// Messages of a time in one answer unless asked otherwise.
+pub const OF_TIME_DEFAULT: i64 = 50;

@@ -4,6 +4,7 @@ mod partial_ratio;
 mod ranking;
 mod storage;
 mod text;
+mod tools;
 
 pub use partial_ratio::{Scorer, partial_ratio};
 pub use ranking::{Ranked, Ranking, Wanted};

@@ -60,6 +60,7 @@ impl SharedContext {
         self.register_sessions(tools)?;
         self.register_messages(tools)?;
         self.register_memory(tools)?;
+        self.register_search(tools)?;
         self.register_guidance(tools)?;
         catalog.resources.add(Arc::new(Resources::new(self, &catalog.tools)));
         self.register_prompts(&mut catalog.prompts);
