@@ -20,6 +20,7 @@ pub mod healthcheck;
 pub mod logging;
 pub mod mcp;
 pub mod metrics;
+pub mod permits;
 pub mod probes;
 pub mod readiness;
 pub mod server;

@@ -1,20 +1,17 @@
-//! The two ports beside MCP: `metrics` for Prometheus and the kubelet, `admin` for the operator.
+//! The port `metrics`, for Prometheus and the kubelet. The port `admin`, for the operator, is [`crate::tuning::http`].
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-use crate::admission::Admission;
-use crate::database::Database;
 use crate::readiness::Readiness;
-use crate::tuning::{InForce, PoolInForce};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -39,28 +36,4 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
         Ok(()) => "ready".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.to_string()).into_response(),
     }
-}
-
-#[derive(Clone)]
-struct Tunable {
-    admission: Arc<Admission>,
-    database: Database,
-}
-
-/// `GET /tuning`: what is in force.
-pub fn admin_router(admission: Arc<Admission>, database: Database) -> Router {
-    Router::new()
-        .route("/tuning", get(tuning))
-        .with_state(Tunable { admission, database })
-}
-
-async fn tuning(State(Tunable { admission, database }): State<Tunable>) -> Json<InForce> {
-    Json(InForce {
-        pool: database.pool().map(|pool| PoolInForce {
-            max: pool.max,
-            open: pool.open,
-        }),
-        concurrency: admission.concurrency(),
-        queue_max: admission.queue_max(),
-    })
 }

@@ -13,6 +13,7 @@ use crate::database::InvalidTarget;
 use crate::logging::LogFormat;
 use crate::server::Settings;
 use crate::tuning::TuningError;
+use crate::tuning::control::InvalidAuthority;
 
 /// An MCP server for context that agents share.
 #[derive(Debug, Parser)]
@@ -62,6 +63,9 @@ pub enum InvalidSettings {
     /// The figures.
     #[error(transparent)]
     Tuning(#[from] TuningError),
+    /// Who may change them.
+    #[error(transparent)]
+    Authority(#[from] InvalidAuthority),
 }
 
 impl Serve {
@@ -80,6 +84,7 @@ impl Serve {
             network: self.network.settings(),
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
+            capacity: self.capacity.capacity()?,
             operation: self.operation.settings(),
         })
     }
@@ -144,6 +149,17 @@ mod tests {
             (&["--database-url", "file.db"], "sqlite: or postgres://"),
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),
             (&["--session-idle-seconds", "0"], "--session-idle-seconds"),
+            (&["--pool-max", "1001"], "1 to 1000"),
+            (
+                &["--tuning-key-file", "/does/not/exist", "--pod-uid", "u"],
+                "/does/not/exist",
+            ),
+            (
+                &["--tuning-key-file", "/dev/null", "--pod-uid", "u"],
+                "at least 16 bytes",
+            ),
+            (&["--tuning-key-file", "/dev/null"], "--pod-uid"),
+            (&["--database-pooler", "session"], "none, transaction"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

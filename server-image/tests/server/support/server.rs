@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp_server::mcp::HostPolicy;
-use mcp_server::server::{Data, Network, Operation, Server, Settings};
+use mcp_server::server::{Capacity, Data, Network, Operation, Server, Settings};
 use mcp_server::tuning::Tuning;
 
 use super::client::Client;
@@ -40,6 +40,7 @@ pub fn settings(database_url: &str) -> Settings {
             concurrency: 16,
             queue_max: 32,
         },
+        capacity: Capacity::default(),
         operation: Operation {
             load_fixtures: true,
             drain: Duration::from_secs(10),
