@@ -3,6 +3,11 @@
 //! Refusing early keeps the answers of admitted requests fast and costs the caller one retry; an unbounded queue would
 //! make every answer late. The figures kept here are the scaler's main input, so their meaning is exact:
 //! `offered = admitted + shed`, service time is the time a slot is held, and busy seconds include unfinished calls.
+//!
+//! Slots and queue can be resized at any time: more slots admit waiting requests at once, fewer let the ones in use
+//! finish. When latency proves overload, [`adaptive`] sheds before the slots are full.
+
+pub mod adaptive;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,32 +16,47 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use self::adaptive::{Adaptive, AdaptiveSettings};
 use crate::lock;
 use crate::metrics::{at_scrape, duration_histogram};
+use crate::permits::{Permit, Permits};
 
 /// How long a refused caller is asked to wait before it tries again, in seconds (`Retry-After`).
 pub const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// The request was refused: all slots are busy and the queue is full.
+/// The request was refused; no work has been done for it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "the server is at its limit of {concurrency} concurrent requests and {queue_max} waiting ones; try again in \
-     {RETRY_AFTER_SECONDS} s"
-)]
-pub struct Overloaded {
-    concurrency: usize,
-    queue_max: usize,
+pub enum Overloaded {
+    /// All slots are busy and the queue is full.
+    #[error(
+        "the server is at its limit of {concurrency} concurrent requests and {queue_max} waiting ones; try again in \
+         {RETRY_AFTER_SECONDS} s"
+    )]
+    Full {
+        /// Slots.
+        concurrency: usize,
+        /// Places in the queue.
+        queue_max: usize,
+    },
+    /// Requests take much longer than usual, so fewer than usual are served at once.
+    #[error(
+        "requests take much longer than usual: the server takes no more than {limit} at once until they are fast \
+         again; try again in {RETRY_AFTER_SECONDS} s"
+    )]
+    Slow {
+        /// The adaptive limit.
+        limit: usize,
+    },
 }
 
 /// The slots of one server process.
 #[derive(Debug)]
 pub struct Admission {
-    slots: Arc<Semaphore>,
-    concurrency: usize,
-    queue_max: usize,
+    slots: Permits,
+    queue_max: AtomicUsize,
     queued: AtomicUsize,
+    adaptive: Mutex<Adaptive>,
     occupancy: Mutex<Occupancy>,
     offered: Counter,
     shed: Counter,
@@ -46,14 +66,14 @@ pub struct Admission {
 impl Admission {
     /// Opens `concurrency` slots (at least one) with room for `queue_max` waiting requests, and registers the metrics.
     #[must_use]
-    pub fn new(concurrency: usize, queue_max: usize, registry: &mut Registry) -> Arc<Self> {
-        let concurrency = concurrency.max(1);
+    pub fn new(concurrency: usize, queue_max: usize, adaptive: AdaptiveSettings, registry: &mut Registry) -> Arc<Self> {
+        let now = Instant::now();
         let admission = Arc::new(Self {
-            slots: Arc::new(Semaphore::new(concurrency)),
-            concurrency,
-            queue_max,
+            slots: Permits::new(concurrency),
+            queue_max: AtomicUsize::new(queue_max),
             queued: AtomicUsize::new(0),
-            occupancy: Mutex::new(Occupancy::new(Instant::now())),
+            adaptive: Mutex::new(Adaptive::new(adaptive, concurrency.max(1), now)),
+            occupancy: Mutex::new(Occupancy::new(now)),
             offered: Counter::default(),
             shed: Counter::default(),
             queue_seconds: duration_histogram(),
@@ -103,55 +123,84 @@ impl Admission {
         at_scrape::gauge(registry, "mcp_concurrency_limit", "Slots of this server", move || {
             Some(count(read.concurrency()))
         });
+        let read = Arc::clone(self);
+        at_scrape::gauge(
+            registry,
+            "mcp_adaptive_concurrency_limit",
+            "Requests served at once before more are shed; below the slots only when latency proves overload",
+            move || Some(count(lock(&read.adaptive).limit())),
+        );
     }
 
-    /// Takes a slot, waiting in the queue if need be.
+    /// Takes a slot for a request of `kind` (its tool or method), waiting in the queue if need be.
     ///
     /// Dropping the returned future gives the place in the queue back and counts the request as shed.
     ///
     /// # Errors
-    /// [`Overloaded`] when every slot is busy and the queue is full; no work has been done then.
-    pub async fn admit(self: &Arc<Self>) -> Result<Slot, Overloaded> {
+    /// [`Overloaded`] when every slot is busy and the queue is full, or latency proves overload; no work has been done
+    /// then.
+    pub async fn admit(self: &Arc<Self>, kind: &'static str) -> Result<Slot, Overloaded> {
         self.offered.inc();
         let arrived = Instant::now();
-        let permit = match Arc::clone(&self.slots).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                let place = QueuePlace::take(self).ok_or_else(|| self.refuse())?;
-                let permit = Arc::clone(&self.slots)
-                    .acquire_owned()
-                    .await
-                    .map_err(|_| self.overloaded())?;
-                place.admitted();
-                permit
-            }
+        self.check_latency()?;
+        let permit = if let Some(permit) = self.slots.try_acquire() {
+            permit
+        } else {
+            let place = QueuePlace::take(self).ok_or_else(|| self.refuse(self.full()))?;
+            let permit = self.slots.acquire().await;
+            place.admitted();
+            permit
         };
         self.queue_seconds.observe(arrived.elapsed().as_secs_f64());
-        Ok(Slot::open(self, permit))
+        Ok(Slot::open(self, kind, permit))
     }
 
-    fn refuse(&self) -> Overloaded {
+    fn check_latency(&self) -> Result<(), Overloaded> {
+        let limit = {
+            let adaptive = lock(&self.adaptive);
+            if !adaptive.is_active() {
+                return Ok(());
+            }
+            adaptive.limit()
+        };
+        if self.in_flight() < limit {
+            return Ok(());
+        }
+        Err(self.refuse(Overloaded::Slow { limit }))
+    }
+
+    fn refuse(&self, why: Overloaded) -> Overloaded {
         self.shed.inc();
-        self.overloaded()
+        why
     }
 
-    const fn overloaded(&self) -> Overloaded {
-        Overloaded {
-            concurrency: self.concurrency,
-            queue_max: self.queue_max,
+    fn full(&self) -> Overloaded {
+        Overloaded::Full {
+            concurrency: self.concurrency(),
+            queue_max: self.queue_max(),
+        }
+    }
+
+    /// Sets slots (at least one) and places in the queue. Requests that hold a slot or a place keep it.
+    pub fn resize(&self, concurrency: usize, queue_max: usize) {
+        let concurrency = concurrency.max(1);
+        self.queue_max.store(queue_max, Ordering::Relaxed);
+        if concurrency != self.concurrency() {
+            lock(&self.adaptive).declare(concurrency);
+            self.slots.resize(concurrency);
         }
     }
 
     /// Slots of this server.
     #[must_use]
-    pub const fn concurrency(&self) -> usize {
-        self.concurrency
+    pub fn concurrency(&self) -> usize {
+        self.slots.limit()
     }
 
     /// Most requests that may wait for a slot.
     #[must_use]
-    pub const fn queue_max(&self) -> usize {
-        self.queue_max
+    pub fn queue_max(&self) -> usize {
+        self.queue_max.load(Ordering::Relaxed)
     }
 
     /// Requests that hold a slot now.
@@ -189,7 +238,7 @@ impl<'a> QueuePlace<'a> {
         admission
             .queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
-                (queued < admission.queue_max).then_some(queued + 1)
+                (queued < admission.queue_max()).then_some(queued + 1)
             })
             .ok()
             .map(|_| Self {
@@ -218,16 +267,18 @@ impl Drop for QueuePlace<'_> {
 #[derive(Debug)]
 pub struct Slot {
     admission: Arc<Admission>,
+    kind: &'static str,
     taken: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Slot {
-    fn open(admission: &Arc<Admission>, permit: OwnedSemaphorePermit) -> Self {
+    fn open(admission: &Arc<Admission>, kind: &'static str, permit: Permit) -> Self {
         let taken = Instant::now();
         lock(&admission.occupancy).enter(taken);
         Self {
             admission: Arc::clone(admission),
+            kind,
             taken,
             _permit: permit,
         }
@@ -242,7 +293,14 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.admission.occupancy).leave(Instant::now());
+        let now = Instant::now();
+        let busy = {
+            let mut occupancy = lock(&self.admission.occupancy);
+            occupancy.leave(now);
+            occupancy.busy + 1
+        };
+        let service = now.saturating_duration_since(self.taken);
+        lock(&self.admission.adaptive).finished(self.kind, service, busy, now);
     }
 }
 
@@ -289,7 +347,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn admission(concurrency: usize, queue_max: usize) -> Arc<Admission> {
-        Admission::new(concurrency, queue_max, &mut Registry::default())
+        Admission::new(
+            concurrency,
+            queue_max,
+            AdaptiveSettings::default(),
+            &mut Registry::default(),
+        )
     }
 
     /// A request beyond slots and queue must be told at once; one inside must never be refused.
@@ -299,18 +362,18 @@ mod tests {
             let admission = admission(concurrency, queue_max);
             let mut slots = Vec::new();
             for _ in 0..concurrency {
-                slots.push(admission.admit().await.expect("a free slot"));
+                slots.push(admission.admit("tool").await.expect("a free slot"));
             }
             let waiting: Vec<_> = (0..queue_max)
                 .map(|_| {
                     let admission = Arc::clone(&admission);
-                    tokio::spawn(async move { admission.admit().await.map(drop) })
+                    tokio::spawn(async move { admission.admit("tool").await.map(drop) })
                 })
                 .collect();
             while admission.queued() < queue_max {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(admission.admit().await.err(), Some(admission.overloaded()), "{name}");
+            assert_eq!(admission.admit("tool").await.err(), Some(admission.full()), "{name}");
             drop(slots);
             for waiter in waiting {
                 waiter.await.expect("no panic").expect("a waiting request is served");
@@ -329,8 +392,8 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_gives_up_frees_its_place_and_counts_as_shed() {
         let admission = admission(1, 1);
-        let slot = admission.admit().await.expect("a free slot");
-        let mut waiting = Box::pin(admission.admit());
+        let slot = admission.admit("tool").await.expect("a free slot");
+        let mut waiting = Box::pin(admission.admit("tool"));
         assert!(futures::poll!(&mut waiting).is_pending());
         assert_eq!(admission.queued(), 1);
         drop(waiting);
@@ -339,7 +402,57 @@ mod tests {
             (0, 1, 2)
         );
         drop(slot);
-        admission.admit().await.expect("the slot is free again");
+        admission.admit("tool").await.expect("the slot is free again");
+    }
+
+    /// The operator resizes a live server: whoever waits must profit at once, and nobody who is served may be cut.
+    #[tokio::test]
+    async fn resizing_moves_waiting_requests_on_and_cuts_nobody() {
+        let admission = admission(1, 2);
+        let first = admission.admit("tool").await.expect("a free slot");
+        let mut second = Box::pin(admission.admit("tool"));
+        assert!(futures::poll!(&mut second).is_pending());
+        admission.resize(3, 0);
+        let second = second.await.expect("a new slot");
+        let third = admission.admit("tool").await.expect("another new slot");
+        assert_eq!(
+            admission.admit("tool").await.err(),
+            Some(admission.full()),
+            "no queue any more"
+        );
+        admission.resize(1, 0);
+        assert_eq!((admission.in_flight(), admission.concurrency()), (3, 1));
+        drop((first, second));
+        assert!(
+            admission.admit("tool").await.is_err(),
+            "the third still holds the only slot"
+        );
+        drop(third);
+        admission.admit("tool").await.expect("the slot is free");
+    }
+
+    /// What the adaptive limit refuses must be refused without work, and counted as shed.
+    #[tokio::test]
+    async fn overload_is_shed_and_counted() {
+        let admission = admission(4, 100);
+        let mut slots = Vec::new();
+        for _ in 0..2 {
+            slots.push(admission.admit("tool").await.expect("a free slot"));
+        }
+        let began = Instant::now();
+        let run = |from: u64, to: u64, service: Duration, busy: usize| {
+            for at in (from..to).step_by(10) {
+                let now = began + Duration::from_millis(at);
+                lock(&admission.adaptive).finished("tool", service, busy, now);
+            }
+        };
+        run(0, 10_000, Duration::from_millis(10), 1);
+        run(10_000, 13_000, Duration::from_mins(1), 4);
+        assert_eq!(admission.admit("tool").await.err(), Some(Overloaded::Slow { limit: 2 }));
+        assert_eq!((admission.offered.get(), admission.shed.get()), (3, 1));
+        assert_eq!(admission.concurrency(), 4, "the declared concurrency stays");
+        slots.pop();
+        admission.admit("tool").await.expect("below the limit");
     }
 
     proptest! {

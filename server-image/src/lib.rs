@@ -24,6 +24,7 @@ pub mod logging;
 pub mod mcp;
 pub mod metrics;
 pub mod migrate;
+pub mod permits;
 pub mod probes;
 pub mod readiness;
 pub mod report;

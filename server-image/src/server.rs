@@ -14,9 +14,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::admission::adaptive::AdaptiveSettings;
 use crate::auth::{self, Auth, InvalidAuth};
 use crate::changes::{Changes, Relay};
-use crate::database::{Database, DatabaseError, DatabaseTarget};
+use crate::database::{Database, DatabaseError, DatabaseTarget, PoolSettings, Pooler};
 use crate::drain::Drain;
 use crate::guard::Guard;
 use crate::mcp::{Endpoint, HostPolicy, Options};
@@ -24,7 +25,8 @@ use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
 use crate::tools::{Catalog, InvalidTool, fixtures};
-use crate::tuning::Tuning;
+use crate::tuning::control::{Authority, Tuner};
+use crate::tuning::{self, Tuning};
 use crate::{migrate, probes};
 
 /// After the drain's time is up, what is still running is cancelled and gets this long to go.
@@ -43,6 +45,8 @@ pub struct Settings {
     pub tuning: Tuning,
     /// How the shared context behaves.
     pub shared_context: SharedContextSettings,
+    /// What else decides about capacity.
+    pub capacity: Capacity,
     /// How the process runs.
     pub operation: Operation,
 }
@@ -71,6 +75,19 @@ pub struct Data {
     pub redis_url: Option<String>,
     /// Sessions of clients up to 2025-11-25 leave memory after this long without use.
     pub session_idle: Duration,
+}
+
+/// What decides about capacity besides the figures.
+#[derive(Debug, Clone, Default)]
+pub struct Capacity {
+    /// Who may change the figures.
+    pub authority: Authority,
+    /// Whether the queue was set, so that it does not follow the concurrency.
+    pub queue_set: bool,
+    /// When to shed before the slots are full.
+    pub adaptive: AdaptiveSettings,
+    /// What stands between the server and Postgres.
+    pub pooler: Pooler,
 }
 
 /// How a server's process runs.
@@ -136,20 +153,35 @@ impl Server {
         process::register(&mut registry);
         let drain = Drain::default();
         let stop = CancellationToken::new();
-        let database = Database::open(&settings.data.database, settings.tuning.pool_max, &mut registry)?;
+        let pool = PoolSettings {
+            max: settings.tuning.pool_max,
+            pooler: settings.capacity.pooler,
+        };
+        let database = Database::open_pooled(&settings.data.database, pool, &mut registry)?;
         let changes = match &database {
             Database::Postgres(_) => Changes::shared(),
             Database::Sqlite(_) => Changes::alone(),
         };
         let (catalog, chores) = catalog(&settings, &database, &changes)?;
         let catalog = Arc::new(catalog);
-        let admission = Admission::new(settings.tuning.concurrency, settings.tuning.queue_max, &mut registry);
         let auth = Auth::open(&settings.auth, &settings.network.path, false, &mut registry)?;
+        let admission = Admission::new(
+            settings.tuning.concurrency,
+            settings.tuning.queue_max,
+            settings.capacity.adaptive,
+            &mut registry,
+        );
+        let tuner = Tuner::new(
+            settings.capacity.authority.clone(),
+            Arc::clone(&admission),
+            database.clone(),
+            settings.capacity.queue_set,
+        );
         let endpoint = Endpoint::new(
             catalog,
             changes.clone(),
             database.clone(),
-            Arc::clone(&admission),
+            admission,
             drain.clone(),
             Options {
                 hosts: settings.network.hosts.clone(),
@@ -171,7 +203,7 @@ impl Server {
             metrics.listener,
             probes::metrics_router(Arc::new(registry), readiness),
         ));
-        beside.spawn(serve(admin.listener, probes::admin_router(admission, database)));
+        beside.spawn(serve(admin.listener, tuning::http::router(tuner)));
         beside.spawn(chores.run());
         let mut router = endpoint.router(&settings.network.path);
         if let Some(auth) = auth {

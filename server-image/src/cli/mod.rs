@@ -26,6 +26,7 @@ use crate::logging::LogFormat;
 use crate::server::Settings;
 use crate::tools::shared_context::InvalidApiKeys;
 use crate::tuning::TuningError;
+use crate::tuning::control::InvalidAuthority;
 
 /// An MCP server for context that agents share. Without a command it serves on loopback, with a SQLite file in the
 /// working folder.
@@ -208,6 +209,9 @@ pub enum InvalidSettings {
     /// The keys with which agents get tokens.
     #[error(transparent)]
     ApiKeys(#[from] InvalidApiKeys),
+    /// Who may change them.
+    #[error(transparent)]
+    Authority(#[from] InvalidAuthority),
 }
 
 impl Serve {
@@ -228,6 +232,7 @@ impl Serve {
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
+            capacity: self.capacity.capacity()?,
             operation: self.operation.settings(),
         })
     }
@@ -309,6 +314,17 @@ mod tests {
                 "TOOL=SCOPE",
             ),
             (&["--jwt-leeway-seconds", "301"], "--jwt-leeway-seconds"),
+            (&["--pool-max", "1001"], "1 to 1000"),
+            (
+                &["--tuning-key-file", "/does/not/exist", "--pod-uid", "u"],
+                "/does/not/exist",
+            ),
+            (
+                &["--tuning-key-file", "/dev/null", "--pod-uid", "u"],
+                "at least 16 bytes",
+            ),
+            (&["--tuning-key-file", "/dev/null"], "--pod-uid"),
+            (&["--database-pooler", "session"], "none, transaction"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

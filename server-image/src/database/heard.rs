@@ -1,8 +1,6 @@
 //! What the database says without being asked: `NOTIFY` of other connections.
 
-use deadpool_postgres::Connect;
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use futures::stream::poll_fn;
 use tokio::sync::broadcast::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
@@ -44,32 +42,34 @@ impl Ears {
     }
 }
 
-impl Connect for Ears {
-    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
-        let config = config.clone();
+impl Ears {
+    /// Opens a connection; `held` is dropped when its socket is closed.
+    pub(super) async fn connect(
+        &self,
+        config: &Config,
+        held: impl Send + 'static,
+    ) -> Result<(Client, JoinHandle<()>), Error> {
         let ears = self.clone();
-        Box::pin(async move {
-            let (client, mut connection) = config.connect(NoTls).await?;
-            let mut messages = poll_fn(move |context| connection.poll_message(context));
-            let driving = tokio::spawn(async move {
-                while let Some(message) = messages.next().await {
-                    match message {
-                        Ok(AsyncMessage::Notification(said)) => ears.pass_on(Heard::Notification {
-                            channel: said.channel().to_owned(),
-                            payload: said.payload().to_owned(),
-                        }),
-                        Ok(AsyncMessage::Notice(notice)) => tracing::debug!(%notice, "Postgres"),
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::debug!(%error, "a database connection broke");
-                            break;
-                        }
+        let (client, mut connection) = config.connect(NoTls).await?;
+        let mut messages = poll_fn(move |context| connection.poll_message(context));
+        let driving = tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                match message {
+                    Ok(AsyncMessage::Notification(said)) => ears.pass_on(Heard::Notification {
+                        channel: said.channel().to_owned(),
+                        payload: said.payload().to_owned(),
+                    }),
+                    Ok(AsyncMessage::Notice(notice)) => tracing::debug!(%notice, "Postgres"),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "a database connection broke");
+                        break;
                     }
                 }
-                drop(messages);
-                ears.pass_on(Heard::Closed);
-            });
-            Ok((client, driving))
-        })
+            }
+            drop((messages, held));
+            ears.pass_on(Heard::Closed);
+        });
+        Ok((client, driving))
     }
 }

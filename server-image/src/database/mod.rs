@@ -39,12 +39,32 @@ pub enum Database {
     Sqlite(SqliteDatabase),
 }
 
+/// What stands between the server and Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Pooler {
+    /// Nothing, or a pooler that gives each client a connection of its own (session mode).
+    #[default]
+    None,
+    /// A pooler that gives each transaction another connection, such as `PgBouncer` with `pool_mode = transaction`.
+    Transaction,
+}
+
+/// How connections to Postgres are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Most connections, at least one.
+    pub max: usize,
+    /// What stands between.
+    pub pooler: Pooler,
+}
+
 /// Connections in use and allowed; a SQLite file has no pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStatus {
     /// Most connections this process may hold.
     pub max: usize,
-    /// Connections open now.
+    /// Connections open now, those that are just being opened or closed included; more than `max` until those that
+    /// were in use when the pool was shrunk have been given back.
     pub open: usize,
     /// Open connections that nobody uses now.
     pub idle: usize,
@@ -56,8 +76,24 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`] when a SQLite file cannot be opened or the Postgres settings make no pool.
     pub fn open(target: &DatabaseTarget, pool_max: usize, registry: &mut Registry) -> Result<Self, DatabaseError> {
+        let settings = PoolSettings {
+            max: pool_max,
+            pooler: Pooler::None,
+        };
+        Self::open_pooled(target, settings, registry)
+    }
+
+    /// Like [`Self::open`], with everything about the pool.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when a SQLite file cannot be opened or the Postgres settings make no pool.
+    pub fn open_pooled(
+        target: &DatabaseTarget,
+        settings: PoolSettings,
+        registry: &mut Registry,
+    ) -> Result<Self, DatabaseError> {
         Ok(match target {
-            DatabaseTarget::Postgres(config) => Self::Postgres(PostgresDatabase::open(config, pool_max, registry)?),
+            DatabaseTarget::Postgres(config) => Self::Postgres(PostgresDatabase::open(config, settings, registry)?),
             DatabaseTarget::Sqlite(path) => Self::Sqlite(SqliteDatabase::open(path)?),
         })
     }
@@ -102,6 +138,14 @@ impl Database {
             Self::Postgres(database) => database.since_last_answer(),
             // A local file answers or the check fails; there is no traffic that could vouch for it in between.
             Self::Sqlite(_) => None,
+        }
+    }
+
+    /// Sets how many connections there may be, at least one; nothing for a SQLite file. Idle connections above it are
+    /// closed at once, those in use when their request is done with them.
+    pub fn resize_pool(&self, max: usize) {
+        if let Self::Postgres(database) = self {
+            database.resize(max);
         }
     }
 

@@ -1,29 +1,33 @@
 //! Postgres: a bounded pool, time limits on everything, and the figures the scaler wants.
+//!
+//! Nothing depends on the state of a session outside a transaction, so a pooler in transaction mode (`PgBouncer`) may
+//! stand between: with [`Pooler::Transaction`], no start-up options are sent and no statement is prepared, and a
+//! statement that takes too long is cancelled from here, because the limit cannot be set on the connection.
+
+mod cancel;
+mod pool;
+mod statements;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{
-    Client, GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
-};
+use deadpool_postgres::Transaction;
 use futures::future::{join_all, join3};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
-use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{CancelToken, Row};
 
+use self::cancel::Canceller;
+use self::pool::{Borrowed, CONNECT, Connections};
+use self::statements::{Parameters, Queries, Statements};
 use super::heard::{Ears, Heard};
-use super::{DatabaseError, Migration, PoolStatus};
+use super::{DatabaseError, Migration, PoolSettings, PoolStatus, Pooler};
 use crate::lock;
 use crate::metrics::{at_scrape, duration_histogram};
 
-/// Longest wait for a free connection. Longer would only move the queue from admission to the pool.
-const POOL_WAIT: Duration = Duration::from_secs(2);
-/// Longest time to open a connection.
-const CONNECT: Duration = Duration::from_secs(3);
 /// Longest run of one statement, enforced by the server so that it stops working on it.
 const STATEMENT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer, enforced here for the case that the server or the network says nothing at all.
@@ -36,10 +40,12 @@ const MIGRATION_LOCK: i64 = 0x6d63_7073_6361_6c65;
 /// A Postgres database with its pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PostgresDatabase {
-    pool: Pool,
+    pool: Connections,
     ears: Ears,
+    statements: Statements,
     health: Arc<Health>,
     wait_seconds: Histogram,
+    use_seconds: Histogram,
 }
 
 /// What the database server reports about itself.
@@ -67,31 +73,24 @@ impl Health {
 impl PostgresDatabase {
     pub(super) fn open(
         config: &tokio_postgres::Config,
-        pool_max: usize,
+        settings: PoolSettings,
         registry: &mut Registry,
     ) -> Result<Self, DatabaseError> {
+        let (wait_seconds, use_seconds) = (duration_histogram(), duration_histogram());
+        let config = with_limits(config, settings.pooler);
         let ears = Ears::new();
-        let manager = Manager::from_connect(
-            with_limits(config),
-            ears.clone(),
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
-        let pool = Pool::builder(manager)
-            .max_size(pool_max.max(1))
-            .timeouts(Timeouts {
-                wait: Some(POOL_WAIT),
-                create: Some(CONNECT),
-                recycle: Some(CONNECT),
-            })
-            .runtime(Runtime::Tokio1)
-            .build()?;
+        let histograms = (wait_seconds.clone(), use_seconds.clone());
+        let pool = Connections::new(config.clone(), settings.max, ears.clone(), histograms)?;
         let database = Self {
             pool,
             ears,
+            statements: match settings.pooler {
+                Pooler::None => Statements::Prepared,
+                Pooler::Transaction => Statements::unnamed(Canceller::new(&config)),
+            },
             health: Arc::default(),
-            wait_seconds: duration_histogram(),
+            wait_seconds,
+            use_seconds,
         };
         database.register(registry);
         Ok(database)
@@ -102,6 +101,11 @@ impl PostgresDatabase {
             "db_client_connection_wait_time_seconds",
             "Wait for a connection of the pool",
             self.wait_seconds.clone(),
+        );
+        registry.register(
+            "db_client_connection_use_time_seconds",
+            "Time a connection of the pool was in use",
+            self.use_seconds.clone(),
         );
         let read = self.clone();
         at_scrape::gauges(
@@ -151,16 +155,24 @@ impl PostgresDatabase {
     }
 
     async fn any_connection(&self) -> Result<PostgresConnection, DatabaseError> {
-        let asked = Instant::now();
-        let client = self.pool.get().await;
-        let waited = asked.elapsed();
-        self.wait_seconds.observe(waited.as_secs_f64());
-        let client = client.map_err(|error| DatabaseError::from_pool(error, waited, self.pool.status().max_size))?;
+        let borrowed = self.pool.take().await?;
         Ok(PostgresConnection {
-            client: Some(client),
+            borrowed,
+            statements: self.statements.clone(),
             health: Arc::clone(&self.health),
             silent: AtomicBool::new(false),
         })
+    }
+
+    /// What is heard from now on, on whichever connection.
+    #[must_use]
+    pub fn heard(&self) -> Receiver<Heard> {
+        self.ears.heard()
+    }
+
+    /// Sets how many connections there may be, at least one: see [`PoolStatus`] for when it is really so.
+    pub fn resize(&self, max: usize) {
+        self.pool.resize(max);
     }
 
     pub(super) async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
@@ -202,18 +214,6 @@ impl PostgresDatabase {
         Ok(())
     }
 
-    /// What is heard from now on, on whichever connection.
-    #[must_use]
-    pub fn heard(&self) -> Receiver<Heard> {
-        self.ears.heard()
-    }
-
-    /// Most connections of the pool now.
-    #[must_use]
-    pub fn pool_max(&self) -> usize {
-        self.pool.status().max_size
-    }
-
     /// What the database server last said about itself; `None` before the first check.
     #[must_use]
     pub fn figures(&self) -> Option<ServerFigures> {
@@ -224,19 +224,28 @@ impl PostgresDatabase {
         lock(&self.health.last_answer).map(|answered| answered.elapsed())
     }
 
+    /// Most connections of the pool.
+    #[must_use]
+    pub fn pool_max(&self) -> usize {
+        self.pool.status().max
+    }
+
     pub(super) fn pool_status(&self) -> PoolStatus {
-        let status = self.pool.status();
-        PoolStatus {
-            max: status.max_size,
-            open: status.size,
-            idle: status.available.min(status.size),
-        }
+        self.pool.status()
     }
 }
 
 /// Adds the time limits to what the user set.
-fn with_limits(config: &tokio_postgres::Config) -> tokio_postgres::Config {
+fn with_limits(config: &tokio_postgres::Config, pooler: Pooler) -> tokio_postgres::Config {
     let mut config = config.clone();
+    config
+        .application_name("mcp-server")
+        .connect_timeout(CONNECT)
+        .keepalives_idle(Duration::from_secs(15))
+        .tcp_user_timeout(Duration::from_secs(10));
+    if pooler == Pooler::Transaction {
+        return config;
+    }
     let limits = format!(
         "-c statement_timeout={} -c idle_in_transaction_session_timeout={}",
         STATEMENT.as_millis(),
@@ -245,12 +254,7 @@ fn with_limits(config: &tokio_postgres::Config) -> tokio_postgres::Config {
     let options = config
         .get_options()
         .map_or_else(|| limits.clone(), |given| format!("{limits} {given}"));
-    config
-        .options(options)
-        .application_name("mcp-server")
-        .connect_timeout(CONNECT)
-        .keepalives_idle(Duration::from_secs(15))
-        .tcp_user_timeout(Duration::from_secs(10));
+    config.options(options);
     config
 }
 
@@ -267,22 +271,17 @@ const fn figure(value: i64) -> f64 {
 /// A borrowed connection; it goes back to the pool when dropped, unless it has fallen silent.
 #[derive(Debug)]
 pub struct PostgresConnection {
-    client: Option<Client>,
+    borrowed: Borrowed,
+    statements: Statements,
     health: Arc<Health>,
     silent: AtomicBool,
 }
 
-type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
-
 impl PostgresConnection {
-    fn client(&self) -> Result<&Client, DatabaseError> {
-        self.client.as_ref().ok_or(DatabaseError::Stopped)
-    }
-
     /// Whether the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.client.as_ref().is_none_or(|client| client.is_closed())
+        self.borrowed.client().map_or(true, |client| client.is_closed())
     }
 
     /// Runs a statement and returns its rows.
@@ -290,7 +289,8 @@ impl PostgresConnection {
     /// # Errors
     /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
     pub async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DatabaseError> {
-        query(self.client()?, &self.health, &self.silent, sql, parameters).await
+        let client = self.borrowed.client()?;
+        self.watch()?.query(client, &self.statements, sql, parameters).await
     }
 
     /// Runs a statement that returns at most one row.
@@ -315,16 +315,16 @@ impl PostgresConnection {
     /// # Errors
     /// [`DatabaseError`] of the first statement that Postgres refuses, or when it does not answer in time.
     pub async fn transact(&self, statements: &[(&str, Parameters<'_>)]) -> Result<Vec<Vec<Row>>, DatabaseError> {
-        let client = self.client()?;
-        answer(&self.health, &self.silent, async {
-            let mut prepared = Vec::with_capacity(statements.len());
+        let client = self.borrowed.client()?;
+        let transaction = async {
+            let mut known = Vec::with_capacity(statements.len());
             for (sql, _) in statements {
-                prepared.push(client.prepare_cached(sql).await?);
+                known.push(self.statements.know(client, sql).await?);
             }
-            let work = prepared
+            let work = known
                 .iter()
                 .zip(statements)
-                .map(|(statement, (_, parameters))| client.query(statement, parameters));
+                .map(|(statement, (sql, parameters))| statement.run(client, sql, parameters));
             // All are sent when they are first polled, in this order, so that not even a caller that gives up leaves
             // a transaction open. After a refusal Postgres makes a ROLLBACK of the COMMIT.
             let (begun, answers, committed) = join3(
@@ -337,8 +337,8 @@ impl PostgresConnection {
             let answers = answers.into_iter().collect::<Result<_, _>>()?;
             committed?;
             Ok(answers)
-        })
-        .await
+        };
+        self.watch()?.answer(transaction).await
     }
 
     /// Begins a transaction; dropping it rolls back.
@@ -346,23 +346,42 @@ impl PostgresConnection {
     /// # Errors
     /// [`DatabaseError`] when Postgres does not answer in time.
     pub async fn transaction(&mut self) -> Result<PostgresTransaction<'_>, DatabaseError> {
-        let client = self.client.as_mut().ok_or(DatabaseError::Stopped)?;
-        let transaction = answer(&self.health, &self.silent, client.transaction()).await?;
-        Ok(PostgresTransaction {
-            transaction,
+        let watch = Watch {
             health: &self.health,
             silent: &self.silent,
+            cancel: self.cancel_token()?,
+        };
+        let client = self.borrowed.client_mut()?;
+        let transaction = watch.answer(client.transaction()).await?;
+        Ok(PostgresTransaction {
+            transaction,
+            statements: &self.statements,
+            watch,
         })
     }
 
+    fn watch(&self) -> Result<Watch<'_>, DatabaseError> {
+        Ok(Watch {
+            health: &self.health,
+            silent: &self.silent,
+            cancel: self.cancel_token()?,
+        })
+    }
+
+    /// What cancels a statement, where only the client can.
+    fn cancel_token(&self) -> Result<Option<(Canceller, CancelToken)>, DatabaseError> {
+        let Some(canceller) = self.statements.canceller() else {
+            return Ok(None);
+        };
+        Ok(Some((canceller.clone(), self.borrowed.client()?.cancel_token())))
+    }
+
     async fn migrate(&mut self, migrations: &[Migration]) -> Result<(), DatabaseError> {
-        let client = self.client.as_mut().ok_or(DatabaseError::Stopped)?;
-        let transaction = client.transaction().await?;
+        let transaction = self.borrowed.client_mut()?.transaction().await?;
         // Waiting for the lock while another replica migrates may take longer than a statement is allowed to.
         transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        transaction
-            .execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
-            .await?;
+        let lock = "SELECT pg_advisory_xact_lock($1)";
+        self.statements.query(&transaction, lock, &[&MIGRATION_LOCK]).await?;
         transaction
             .batch_execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations \
@@ -370,13 +389,9 @@ impl PostgresConnection {
             )
             .await?;
         for migration in migrations {
-            let new = transaction
-                .execute(
-                    "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING",
-                    &[&migration.name],
-                )
-                .await?;
-            if new == 1 {
+            let new = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING name";
+            let new = self.statements.query(&transaction, new, &[&migration.name]).await?;
+            if !new.is_empty() {
                 transaction.batch_execute(migration.postgres).await?;
             }
         }
@@ -387,10 +402,8 @@ impl PostgresConnection {
 impl Drop for PostgresConnection {
     fn drop(&mut self) {
         // A connection that did not answer may still be stuck: the pool opens a new one instead.
-        if self.silent.load(Ordering::Relaxed)
-            && let Some(client) = self.client.take()
-        {
-            drop(Object::take(client));
+        if self.silent.load(Ordering::Relaxed) {
+            self.borrowed.discard();
         }
     }
 }
@@ -398,8 +411,8 @@ impl Drop for PostgresConnection {
 /// A transaction on a borrowed connection.
 pub struct PostgresTransaction<'a> {
     transaction: Transaction<'a>,
-    health: &'a Health,
-    silent: &'a AtomicBool,
+    statements: &'a Statements,
+    watch: Watch<'a>,
 }
 
 impl PostgresTransaction<'_> {
@@ -408,10 +421,11 @@ impl PostgresTransaction<'_> {
     /// # Errors
     /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
     pub async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, DatabaseError> {
-        Ok(query(&self.transaction, self.health, self.silent, sql, parameters)
-            .await?
-            .into_iter()
-            .next())
+        let rows = self
+            .watch
+            .query(&self.transaction, self.statements, sql, parameters)
+            .await?;
+        Ok(rows.into_iter().next())
     }
 
     /// Makes it last.
@@ -419,36 +433,53 @@ impl PostgresTransaction<'_> {
     /// # Errors
     /// [`DatabaseError`] when Postgres does not confirm it in time; the outcome is then unknown.
     pub async fn commit(self) -> Result<(), DatabaseError> {
-        answer(self.health, self.silent, self.transaction.commit()).await
+        self.watch.answer(self.transaction.commit()).await
     }
 }
 
-async fn query<C: GenericClient>(
-    client: &C,
-    health: &Health,
-    silent: &AtomicBool,
-    sql: &str,
-    parameters: Parameters<'_>,
-) -> Result<Vec<Row>, DatabaseError> {
-    answer(health, silent, async {
-        let statement = client.prepare_cached(sql).await?;
-        client.query(&statement, parameters).await
-    })
-    .await
+/// Watches that answers come in time.
+struct Watch<'a> {
+    health: &'a Health,
+    silent: &'a AtomicBool,
+    cancel: Option<(Canceller, CancelToken)>,
 }
 
-async fn answer<T>(
-    health: &Health,
-    silent: &AtomicBool,
-    operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, DatabaseError> {
-    let Ok(result) = timeout(ANSWER, operation).await else {
-        silent.store(true, Ordering::Relaxed);
-        return Err(DatabaseError::NoAnswer(ANSWER));
-    };
-    // A refusal is an answer too; only a lost connection is not.
-    if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
-        health.answered();
+impl Watch<'_> {
+    async fn query<C: Queries>(
+        &self,
+        client: &C,
+        statements: &Statements,
+        sql: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, DatabaseError> {
+        self.answer(statements.query(client, sql, parameters)).await
     }
-    Ok(result?)
+
+    async fn answer<T>(
+        &self,
+        operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, DatabaseError> {
+        tokio::pin!(operation);
+        let mut result = timeout(STATEMENT, operation.as_mut()).await;
+        if result.is_err() {
+            self.cancel_statement();
+            result = timeout(ANSWER.saturating_sub(STATEMENT), operation).await;
+        }
+        let Ok(result) = result else {
+            self.silent.store(true, Ordering::Relaxed);
+            return Err(DatabaseError::NoAnswer(ANSWER));
+        };
+        // A refusal is an answer too; only a lost connection is not.
+        if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
+            self.health.answered();
+        }
+        Ok(result?)
+    }
+
+    /// Where the server itself does not limit statements, asks it to stop working on this one.
+    fn cancel_statement(&self) {
+        if let Some((canceller, token)) = &self.cancel {
+            canceller.cancel(token.clone());
+        }
+    }
 }

@@ -187,7 +187,7 @@ impl Endpoint {
         arrived: Instant,
         open: OpenRequest,
     ) -> Response {
-        let slot = match self.admission.admit().await {
+        let slot = match self.admission.admit(operation.tool_label()).await {
             Ok(slot) => slot,
             Err(overloaded) => {
                 self.metrics.finished(operation, Outcome::Shed, arrived.elapsed(), None);

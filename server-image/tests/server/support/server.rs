@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp_server::mcp::HostPolicy;
+use mcp_server::server::{Capacity, Data, Network, Operation, Server, Settings};
 use mcp_server::server::{Data, Network, Operation, Server, Settings};
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
@@ -43,6 +44,7 @@ pub fn settings(database_url: &str) -> Settings {
             queue_max: 32,
         },
         shared_context: SharedContextSettings::default(),
+        capacity: Capacity::default(),
         operation: Operation {
             load_fixtures: true,
             drain: Duration::from_secs(10),

@@ -1,4 +1,9 @@
-//! The figures that decide how much this replica does at once, and where they come from.
+//! The figures that decide how much this replica does at once: where they come from, and how the operator changes them
+//! while the server runs.
+
+pub mod control;
+pub mod http;
+pub mod signature;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +13,12 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_POOL_MAX: usize = 10;
 /// Slots per replica when nobody says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 32;
+/// Most connections a pool may be set to. Postgres itself slows down with fewer; it guards against a typing error.
+pub const POOL_MAX: usize = 1_000;
+/// Most slots.
+pub const CONCURRENCY_MAX: usize = 10_000;
+/// Most waiting requests.
+pub const QUEUE_MAX: usize = 100_000;
 
 /// The mounted tuning file: start values, each optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -49,8 +60,17 @@ pub enum TuningError {
         cause: serde_json::Error,
     },
     /// A figure is out of range.
-    #[error("{0} must be at least 1")]
-    TooSmall(&'static str),
+    #[error("{name} must be {least} to {most}, not {value}")]
+    Range {
+        /// Which figure, with its flag.
+        name: &'static str,
+        /// Smallest allowed.
+        least: usize,
+        /// Largest allowed.
+        most: usize,
+        /// What was set.
+        value: usize,
+    },
 }
 
 impl TuningFile {
@@ -97,29 +117,39 @@ impl Tuning {
     /// as are served at once unless set.
     ///
     /// # Errors
-    /// [`TuningError::TooSmall`] for a pool or concurrency of 0.
+    /// [`TuningError::Range`] for a figure out of range.
     pub fn resolve(explicit: Explicit, file: &TuningFile) -> Result<Self, TuningError> {
         let pool_max = explicit.pool_max.or(file.pool.max).unwrap_or(DEFAULT_POOL_MAX);
         let concurrency = explicit.concurrency.or(file.concurrency).unwrap_or(DEFAULT_CONCURRENCY);
-        for (name, value) in [
-            ("pool max (--pool-max)", pool_max),
-            ("concurrency (--concurrency)", concurrency),
+        let queue_max = explicit.queue_max.unwrap_or(2 * concurrency);
+        for (name, value, least, most) in [
+            ("pool max (--pool-max)", pool_max, 1, POOL_MAX),
+            ("concurrency (--concurrency)", concurrency, 1, CONCURRENCY_MAX),
+            ("queue max (--queue-max)", queue_max, 0, QUEUE_MAX),
         ] {
-            if value == 0 {
-                return Err(TuningError::TooSmall(name));
+            if !(least..=most).contains(&value) {
+                return Err(TuningError::Range {
+                    name,
+                    least,
+                    most,
+                    value,
+                });
             }
         }
         Ok(Self {
             pool_max,
             concurrency,
-            queue_max: explicit.queue_max.unwrap_or(2 * concurrency),
+            queue_max,
         })
     }
 }
 
-/// The answer of `GET /tuning`: what is set and what is really open.
+/// The answer of `GET` and `PUT /tuning`: what is set and what is really open.
 #[derive(Debug, Serialize)]
 pub struct InForce {
+    /// The pod that answers; absent where nobody has told the server.
+    #[serde(rename = "podUid", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// The pool; absent without Postgres.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolInForce>,
@@ -135,7 +165,7 @@ pub struct InForce {
 pub struct PoolInForce {
     /// Most connections.
     pub max: usize,
-    /// Connections open now.
+    /// Connections open now; a smaller pool is reached when this is at most `max`.
     pub open: usize,
 }
 
@@ -176,7 +206,7 @@ mod tests {
         };
         assert_eq!(
             Tuning::resolve(zero, &TuningFile::default()).unwrap_err().to_string(),
-            "pool max (--pool-max) must be at least 1"
+            "pool max (--pool-max) must be 1 to 1000, not 0"
         );
     }
 

@@ -1,0 +1,157 @@
+//! Behind `PgBouncer` in transaction mode, each transaction may run on another connection of the database.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use mcp_server::database::Pooler;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::postgres::{SHARED, connect};
+use crate::support::server::{TestServer, settings};
+use crate::support::{program, until};
+
+struct PgBouncer {
+    child: Child,
+    url: String,
+    _folder: TempDir,
+}
+
+impl PgBouncer {
+    /// Two connections to the database for all clients, as Debian's package comes: nothing is ignored.
+    async fn start(database_url: &str) -> Self {
+        let binary = program("pgbouncer", "pgbouncer", ["/usr/sbin", "/usr/bin"].map(PathBuf::from));
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (address, name) = database_url
+            .trim_start_matches("postgres://mcp@127.0.0.1:")
+            .split_once('/')
+            .unwrap();
+        let users = folder.path().join("users.txt");
+        std::fs::write(&users, "\"mcp\" \"\"\n").unwrap();
+        let settings = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n{name} = host=127.0.0.1 port={address} dbname={name}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n\
+             default_pool_size = 2\nmax_client_conn = 100\n",
+            users.display()
+        );
+        std::fs::write(&settings, text).unwrap();
+        let mut command = Command::new(binary);
+        if nix::unistd::Uid::effective().is_root() {
+            // It refuses to run as root.
+            let mut owned = Command::new("chown");
+            assert!(
+                owned
+                    .args(["-R", "postgres"])
+                    .arg(folder.path())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            command.args(["-u", "postgres"]);
+        }
+        let child = command.arg(&settings).stderr(Stdio::null()).spawn().unwrap();
+        let url = format!("postgres://mcp@127.0.0.1:{port}/{name}");
+        until("PgBouncer accepts connections", async || {
+            tokio_postgres::connect(&url, tokio_postgres::NoTls)
+                .await
+                .ok()
+                .map(drop)
+        })
+        .await;
+        Self {
+            child,
+            url,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A required pooler is how hundreds of pods share one database: everything must work through it, with many more
+/// clients than connections, from two replicas whose statements would clash if they had names.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_in_transaction_mode() {
+    let url = SHARED.database().await;
+    let bouncer = PgBouncer::start(&url).await;
+    let start = async || {
+        let mut settings = settings(&bouncer.url);
+        settings.capacity.pooler = Pooler::Transaction;
+        settings.tuning.pool_max = 8;
+        settings.tuning.queue_max = 200;
+        TestServer::start(settings).await
+    };
+    let (a, b) = tokio::join!(start(), start());
+    let session = a.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let calls = join_all((0..200).map(|index| {
+        let client = if index % 2 == 0 {
+            a.client.clone()
+        } else {
+            b.client.clone()
+        };
+        let session = session.clone();
+        tokio::spawn(async move {
+            let content = json!({"session_id": session, "content": format!("message {index}")});
+            let key = format!("key {index}");
+            let memory = json!({"agent_id": "agent", "key": key, "value": index});
+            assert_eq!(client.call("add_message", content).await["success"], true);
+            assert_eq!(client.call("set_memory", memory).await["success"], true);
+            let found = client
+                .call("get_memory", json!({"agent_id": "agent", "key": key}))
+                .await;
+            assert_eq!(found["value"], index);
+            client.call("get_session", json!({"session_id": session})).await["success"] == true
+        })
+    }));
+    assert!(calls.await.into_iter().all(Result::unwrap), "every call succeeds");
+    let page = b
+        .client
+        .call("get_messages", json!({"session_id": session, "limit": 1}))
+        .await;
+    assert_eq!(page["total_count"], 200);
+}
+
+/// The limit of a statement cannot be set through the pooler: the server must cancel what takes too long itself, or
+/// two stuck statements would hold both connections for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_statement_is_cancelled_through_the_pooler() {
+    let url = SHARED.database().await;
+    let bouncer = PgBouncer::start(&url).await;
+    let mut settings = settings(&bouncer.url);
+    settings.capacity.pooler = Pooler::Transaction;
+    let server = TestServer::start(settings).await;
+    let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let blocker = connect(&url).await;
+    blocker
+        .batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let started = Instant::now();
+    let stuck = server
+        .client
+        .call("add_message", json!({"session_id": session, "content": "m"}))
+        .await;
+    let reason = stuck["error"].as_str().unwrap();
+    assert!(reason.contains("canceling statement due to user request"), "{reason}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let observer = connect(&url).await;
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("the statement has ended at the database", async || {
+        (observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    let message = json!({"session_id": session, "content": "m"});
+    assert_eq!(server.client.call("add_message", message).await["success"], true);
+}
