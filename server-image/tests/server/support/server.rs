@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use mcp_server::mcp::HostPolicy;
 use mcp_server::server::{Capacity, Data, Network, Operation, Server, Settings};
-use mcp_server::server::{Data, Network, Operation, Server, Settings};
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
 
