@@ -298,7 +298,7 @@ mod tests {
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),
             (&["--session-idle-seconds", "0"], "--session-idle-seconds"),
             (&["--api-key", " "], "--api-key (MCP_API_KEY) holds no key"),
-            (&["--api-key-file", "/does/not/exist"], "/does/not/exist"),
+            (&["--agent-keys-file", "/does/not/exist"], "/does/not/exist"),
             (&["--token-lifetime-seconds", "0"], "--token-lifetime-seconds"),
             (&["--auth", "basic"], "none, api-key, jwt"),
             (&["--auth", "api-key"], "--api-keys-file"),
@@ -325,6 +325,8 @@ mod tests {
             ),
             (&["--tuning-key-file", "/dev/null"], "--pod-uid"),
             (&["--database-pooler", "session"], "none, transaction"),
+            (&["--session-retention-days", "0"], "--session-retention-days"),
+            (&["--cleanup-interval", "0"], "--cleanup-interval"),
         ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::tools::shared_context::{ApiKeys, InvalidApiKeys, SharedContextSettings};
+use crate::tools::shared_context::{ApiKeys, InvalidApiKeys, RetentionSettings, SharedContextSettings};
 
 #[derive(Args)]
 #[command(next_help_heading = "Shared context")]
@@ -17,18 +17,44 @@ pub(super) struct Flags {
     #[arg(long, env = "MCP_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
     /// File with such keys, one on each line; several allow to change them one after the other.
-    #[arg(long, env = "MCP_API_KEY_FILE")]
-    api_key_file: Option<PathBuf>,
+    #[arg(long, env = "MCP_AGENT_KEYS_FILE")]
+    agent_keys_file: Option<PathBuf>,
     /// Seconds an agent's token lives, at most 30 days.
     #[arg(long, env = "MCP_TOKEN_LIFETIME_SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
     token_lifetime_seconds: u64,
+    /// Days without a change after which a session is closed: it can be read, but takes no more messages.
+    #[arg(long, env = "MCP_INACTIVE_SESSION_RETENTION_DAYS", default_value_t = 7, value_parser = days())]
+    inactive_session_retention_days: u64,
+    /// Days without a change after which a closed session is deleted, with its messages and its memory.
+    #[arg(long, env = "MCP_SESSION_RETENTION_DAYS", default_value_t = 30, value_parser = days())]
+    session_retention_days: u64,
+    /// Days that lines of the audit log are kept.
+    #[arg(long, env = "MCP_AUDIT_LOG_RETENTION_DAYS", default_value_t = 30, value_parser = days())]
+    audit_log_retention_days: u64,
+    /// Seconds between two rounds in which what has ended is removed.
+    #[arg(long, env = "MCP_CLEANUP_INTERVAL", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    cleanup_interval: u64,
+}
+
+fn days() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=3_650)
+}
+
+const fn days_long(days: u64) -> Duration {
+    Duration::from_hours(24 * days)
 }
 
 impl Flags {
     pub(super) fn settings(&self) -> Result<SharedContextSettings, InvalidApiKeys> {
         Ok(SharedContextSettings {
-            api_keys: ApiKeys::read(self.api_key.as_deref(), self.api_key_file.as_deref())?,
+            api_keys: ApiKeys::read(self.api_key.as_deref(), self.agent_keys_file.as_deref())?,
             token_lifetime: Duration::from_secs(self.token_lifetime_seconds),
+            retention: RetentionSettings {
+                interval: Duration::from_secs(self.cleanup_interval),
+                inactive_session: days_long(self.inactive_session_retention_days),
+                closed_session: days_long(self.session_retention_days),
+                audit_log: days_long(self.audit_log_retention_days),
+            },
         })
     }
 }
@@ -39,8 +65,7 @@ impl std::fmt::Debug for Flags {
         formatter
             .debug_struct("Flags")
             .field("api_key", &self.api_key.is_some())
-            .field("api_key_file", &self.api_key_file)
-            .field("token_lifetime_seconds", &self.token_lifetime_seconds)
-            .finish()
+            .field("agent_keys_file", &self.agent_keys_file)
+            .finish_non_exhaustive()
     }
 }

@@ -24,10 +24,24 @@ use prometheus_client::registry::Registry;
 pub struct Migration {
     /// Unique, stable name; recorded in `schema_migrations`.
     pub name: &'static str,
-    /// Statements for Postgres 15 or newer.
+    /// Statements for Postgres 15 or newer, which run in one transaction. One that begins with
+    /// `CREATE INDEX CONCURRENTLY IF NOT EXISTS` must be alone: it runs by itself after all others, and neither readers
+    /// nor writers wait for it.
     pub postgres: &'static str,
     /// Statements for SQLite.
     pub sqlite: &'static str,
+}
+
+impl Migration {
+    /// Name of the index that the step builds while the database is in use; `None` for a step of another kind.
+    #[must_use]
+    pub fn online_index(&self) -> Option<&'static str> {
+        let rest = self
+            .postgres
+            .trim_start()
+            .strip_prefix("CREATE INDEX CONCURRENTLY IF NOT EXISTS")?;
+        rest.split_whitespace().next()
+    }
 }
 
 /// An open database of either kind. Cheap to clone.

@@ -8,6 +8,8 @@ mod cancel;
 mod pool;
 mod statements;
 
+mod online;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -182,7 +184,8 @@ impl PostgresDatabase {
             .map_err(|_| DatabaseError::NoAnswer(MIGRATION))??;
         self.health.answered();
         self.health.migrated.store(true, Ordering::Release);
-        Ok(())
+        // However long it takes: nobody who is served waits for it.
+        connection.build_online(migrations).await
     }
 
     pub(super) async fn applied(&self) -> Result<Vec<String>, DatabaseError> {
@@ -388,7 +391,7 @@ impl PostgresConnection {
                  (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
             )
             .await?;
-        for migration in migrations {
+        for migration in migrations.iter().filter(|step| step.online_index().is_none()) {
             let new = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING name";
             let new = self.statements.query(&transaction, new, &[&migration.name]).await?;
             if !new.is_empty() {

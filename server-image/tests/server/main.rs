@@ -27,6 +27,7 @@ mod protocol;
 mod rapidfuzz;
 mod redis_cache;
 mod replicas;
+mod retention;
 mod search_storage;
 mod search_tools;
 mod support;

@@ -19,7 +19,7 @@ pub struct ApiKeys(Vec<[u8; 32]>);
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidApiKeys {
     /// The file cannot be read.
-    #[error("--api-key-file (MCP_API_KEY_FILE): cannot read {path}: {cause}")]
+    #[error("--agent-keys-file (MCP_AGENT_KEYS_FILE): cannot read {path}: {cause}")]
     File {
         /// The file.
         path: PathBuf,
@@ -49,7 +49,7 @@ impl ApiKeys {
             let before = keys.len();
             keys.extend(text.lines().filter_map(some_key));
             if keys.len() == before {
-                return Err(InvalidApiKeys::Empty(format!("--api-key-file {}", path.display())));
+                return Err(InvalidApiKeys::Empty(format!("--agent-keys-file {}", path.display())));
             }
         }
         Ok(Self(keys))

@@ -13,6 +13,7 @@ mod model;
 mod permission;
 mod prompts;
 mod resources;
+mod retention;
 pub mod search;
 mod settings;
 mod storage;
@@ -29,9 +30,11 @@ pub use model::{
     NewSession, NewToken, SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
 pub use permission::{Permission, Permissions};
+pub use retention::{BATCH, Cleaning, RetentionSettings};
 pub use settings::SharedContextSettings;
 pub use storage::{
-    AuditLog, MIGRATIONS, Memory, MessageQuery, Messages, Sessions, Storage, StorageError, StoredTokens, open,
+    AuditLog, MIGRATIONS, Memory, MessageQuery, Messages, Retention, Sessions, Storage, StorageError, StoredTokens,
+    open,
 };
 pub use tokens::{IssuedToken, REMEMBERED, TokenError, Tokens};
 pub use tools::SharedContext;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::api_keys::ApiKeys;
+use super::retention::RetentionSettings;
 
 /// How the toolset behaves.
 #[derive(Debug, Clone)]
@@ -11,6 +12,8 @@ pub struct SharedContextSettings {
     pub api_keys: ApiKeys,
     /// Life of a token.
     pub token_lifetime: Duration,
+    /// For how long things are kept.
+    pub retention: RetentionSettings,
 }
 
 impl Default for SharedContextSettings {
@@ -19,6 +22,7 @@ impl Default for SharedContextSettings {
         Self {
             api_keys: ApiKeys::default(),
             token_lifetime: Duration::from_hours(24),
+            retention: RetentionSettings::default(),
         }
     }
 }

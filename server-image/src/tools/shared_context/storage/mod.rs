@@ -20,6 +20,7 @@ use super::model::{
     SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
 use super::permission::Permissions;
+use super::retention::Cleaning;
 use super::search::Search;
 use crate::database::{Database, DatabaseError};
 
@@ -196,10 +197,21 @@ pub trait AuditLog: Send + Sync + 'static {
     async fn audit_refusals(&self, refusals: BTreeMap<Refusal, i64>) -> Result<(), StorageError>;
 }
 
-/// Everything the toolset stores.
-pub trait Storage: Sessions + Messages + Memory + Search + StoredTokens + AuditLog {}
+/// Removal of what has ended.
+#[async_trait]
+pub trait Retention: Send + Sync + 'static {
+    /// Does a part of `chore`: at most `batch` rows, in one short transaction. Returns how many rows it was; 0 when
+    /// nothing is left to do, or when another replica does the same now.
+    ///
+    /// # Errors
+    /// [`StorageError::Database`].
+    async fn clean(&self, chore: Cleaning, batch: i64) -> Result<u64, StorageError>;
+}
 
-impl<Kind: Sessions + Messages + Memory + Search + StoredTokens + AuditLog> Storage for Kind {}
+/// Everything the toolset stores.
+pub trait Storage: Sessions + Messages + Memory + Search + StoredTokens + AuditLog + Retention {}
+
+impl<Kind: Sessions + Messages + Memory + Search + StoredTokens + AuditLog + Retention> Storage for Kind {}
 
 /// The storage for a database.
 #[must_use]

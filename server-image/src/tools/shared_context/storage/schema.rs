@@ -16,6 +16,23 @@ pub const MIGRATIONS: &[Migration] = &[
         sqlite: SQLITE_2,
     },
     search::INDEXES,
+    Migration {
+        name: "shared_context_3_messages_by_parent",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_by_parent ON messages (session_id, parent_message_id) \
+                   WHERE parent_message_id IS NOT NULL",
+        sqlite: "CREATE INDEX messages_by_parent ON messages (session_id, parent_message_id) WHERE parent_message_id IS NOT NULL",
+    },
+    Migration {
+        name: "shared_context_4_sessions_by_age",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_by_age ON sessions (created_at)",
+        sqlite: "CREATE INDEX sessions_by_age ON sessions (created_at)",
+    },
+    Migration {
+        name: "shared_context_5_memory_by_expiry",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS agent_memory_by_expiry ON agent_memory (expires_at) \
+                   WHERE expires_at IS NOT NULL",
+        sqlite: "CREATE INDEX agent_memory_by_expiry ON agent_memory (expires_at) WHERE expires_at IS NOT NULL",
+    },
 ];
 
 // `message_count` is kept in the session's row: updating it also puts writers of one session in a row, so that the
@@ -62,6 +79,12 @@ CREATE TABLE agent_memory (
 );
 CREATE INDEX agent_memory_by_session ON agent_memory (session_id) WHERE session_id IS NOT NULL;
 ";
+
+// Indexes, beyond those of the tables' own keys:
+// - `messages_by_parent`: deleting a message looks for its answers.
+// - `sessions_by_age`: sessions that may have to be closed or deleted are old. The age is that of the creation, which
+//   never changes: an index on the last use would have to be changed with every message.
+// - `agent_memory_by_expiry`, `secure_tokens_by_expiry`, `audit_log_by_time`: what has ended is deleted.
 
 // `sender_type` is the type that the sender had proven; NULL for senders who proved nothing.
 //

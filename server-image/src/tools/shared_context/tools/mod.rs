@@ -40,7 +40,7 @@ impl SharedContext {
     ) -> (Arc<Self>, Chores) {
         let (audit, refusals) = trail();
         let tokens = Tokens::new(Arc::clone(&storage), settings.token_lifetime);
-        let chores = Chores::new(Arc::clone(&storage), refusals);
+        let chores = Chores::new(Arc::clone(&storage), refusals, settings.retention);
         let toolset = Self {
             storage,
             cache,

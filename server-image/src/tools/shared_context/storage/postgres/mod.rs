@@ -2,6 +2,7 @@
 
 mod memory;
 mod messages;
+mod retention;
 mod sessions;
 mod tokens;
 

@@ -1,0 +1,101 @@
+//! What has ended goes: expired memory and tokens, sessions that nobody uses, old audit lines.
+//!
+//! Every replica does this; at any moment one of them gets to work, and what it does is split into short transactions,
+//! so that nobody waits for it.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::storage::Storage;
+
+/// Rows per transaction. Small enough that a write that must wait for it hardly notices.
+pub const BATCH: i64 = 500;
+/// Pause between two transactions, which leaves the database to those who are served.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The first round comes this long after the start, or after the interval if that is shorter: a server that is
+/// restarted more often than the interval must clean up too.
+const FIRST: Duration = Duration::from_mins(1);
+
+/// For how long things are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// Time between two rounds.
+    pub interval: Duration,
+    /// Sessions without a change for this long are closed: they can be read, but take no more messages.
+    pub inactive_session: Duration,
+    /// Closed sessions without a change for this long are deleted, with their messages and the memory of theirs.
+    pub closed_session: Duration,
+    /// Lines of the audit log older than this are deleted.
+    pub audit_log: Duration,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_hours(1),
+            inactive_session: Duration::from_hours(7 * 24),
+            closed_session: Duration::from_hours(30 * 24),
+            audit_log: Duration::from_hours(30 * 24),
+        }
+    }
+}
+
+/// One kind of thing that is cleaned up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleaning {
+    /// Deletes memory entries whose time is over.
+    ExpiredMemory,
+    /// Deletes tokens whose time is over.
+    ExpiredTokens,
+    /// Closes sessions unused for this long.
+    InactiveSessions(Duration),
+    /// Deletes messages of closed sessions unused for this long, the newest of each session first: an answer goes
+    /// before what it answers.
+    MessagesOfClosedSessions(Duration),
+    /// Deletes closed sessions without messages unused for this long.
+    ClosedSessions(Duration),
+    /// Deletes lines of the audit log older than this.
+    AuditLog(Duration),
+}
+
+impl RetentionSettings {
+    /// Cleans up again and again. Runs until it is dropped.
+    pub(super) async fn run(self, storage: &dyn Storage) {
+        sleep(FIRST.min(self.interval)).await;
+        loop {
+            for chore in self.chores() {
+                match finish(storage, chore).await {
+                    Ok(0) => {}
+                    Ok(rows) => tracing::info!(?chore, rows, "cleaned up"),
+                    Err(error) => tracing::warn!(?chore, %error, "cleaning up failed; the next round tries again"),
+                }
+            }
+            sleep(self.interval).await;
+        }
+    }
+
+    const fn chores(self) -> [Cleaning; 6] {
+        [
+            Cleaning::ExpiredMemory,
+            Cleaning::ExpiredTokens,
+            Cleaning::InactiveSessions(self.inactive_session),
+            Cleaning::MessagesOfClosedSessions(self.closed_session),
+            Cleaning::ClosedSessions(self.closed_session),
+            Cleaning::AuditLog(self.audit_log),
+        ]
+    }
+}
+
+/// Does all of a chore; returns how many rows it was.
+async fn finish(storage: &dyn Storage, chore: Cleaning) -> Result<u64, super::storage::StorageError> {
+    let mut rows = 0;
+    loop {
+        let done = storage.clean(chore, BATCH).await?;
+        rows += done;
+        if done == 0 {
+            return Ok(rows);
+        }
+        sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,272 @@
+//! What has ended goes, and nothing else; and indexes are built while the database is in use.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::tools::shared_context::{
+    self, BATCH, Cleaning, MemoryQuery, MemoryScope, NewMemory, NewSession, RetentionSettings, Storage,
+};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::support::databases::{TestDatabase, both};
+use crate::support::postgres::{SHARED, connect};
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+const WEEK: Duration = Duration::from_hours(7 * 24);
+const MONTH: Duration = Duration::from_hours(30 * 24);
+
+const ALL: [Cleaning; 6] = [
+    Cleaning::ExpiredMemory,
+    Cleaning::ExpiredTokens,
+    Cleaning::InactiveSessions(WEEK),
+    Cleaning::MessagesOfClosedSessions(MONTH),
+    Cleaning::ClosedSessions(MONTH),
+    Cleaning::AuditLog(MONTH),
+];
+
+/// A session created and last changed some days ago.
+async fn session(database: &TestDatabase, id: &str, created: i64, changed: i64, is_active: bool) {
+    let session = NewSession {
+        id: id.to_owned(),
+        purpose: "test".to_owned(),
+        created_by: "ann".to_owned(),
+        metadata: None,
+    };
+    database.storage.create_session(session, false).await.unwrap();
+    let day = 24_i64 * 3600 * 1_000_000;
+    database
+        .execute(
+            &format!(
+                "UPDATE sessions SET created_at = created_at - {}, updated_at = updated_at - {}, is_active = {is_active} \
+                 WHERE id = '{id}'",
+                created * day,
+                changed * day
+            ),
+            &format!(
+                "UPDATE sessions SET created_at = created_at - interval '{created} days', \
+                 updated_at = updated_at - interval '{changed} days', is_active = {is_active} WHERE id = '{id}'"
+            ),
+        )
+        .await;
+}
+
+/// Messages in a session, each the answer to the one before.
+async fn thread(database: &TestDatabase, id: &str, messages: i64) {
+    database
+        .execute(
+            &format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages}) \
+                 INSERT INTO messages (id, session_id, sender, content, visibility, parent_message_id, created_at) \
+                 SELECT i, '{id}', 'ann', 'm', 'public', nullif(i - 1, 0), 0 FROM n"
+            ),
+            &format!(
+                "INSERT INTO messages (id, session_id, sender, content, visibility, parent_message_id) OVERRIDING SYSTEM VALUE \
+                 SELECT i, '{id}', 'ann', 'm', 'public', nullif(i - 1, 0) FROM generate_series(1, {messages}) i"
+            ),
+        )
+        .await;
+}
+
+async fn clean(storage: &dyn Storage) {
+    for chore in ALL {
+        while storage.clean(chore, BATCH).await.unwrap() > 0 {}
+    }
+}
+
+async fn state(storage: &dyn Storage, id: &str) -> Option<bool> {
+    let reader = shared_context::Agent::named("ann");
+    let view = storage.session_view(id, &reader, 1).await.unwrap();
+    view.map(|view| view.is_active)
+}
+
+/// What is in use must stay; what is not must go, with all that belongs to it, even if many clean up at once, and
+/// without holding up the database for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_goes_and_nothing_else() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        for (id, created, changed, is_active) in [
+            ("session_0000000000000001", 0, 0, true),
+            ("session_0000000000000002", 40, 6, true),
+            ("session_0000000000000003", 8, 8, true),
+            ("session_0000000000000004", 40, 29, false),
+            ("session_0000000000000005", 40, 31, false),
+            ("session_0000000000000006", 31, 31, true),
+        ] {
+            session(&database, id, created, changed, is_active).await;
+        }
+        thread(&database, "session_0000000000000005", 3_000).await;
+        for (key, session_id) in [
+            ("expired", None),
+            ("live", None),
+            ("with its session", Some("session_0000000000000005")),
+        ] {
+            let entry = NewMemory {
+                agent_id: "ann".to_owned(),
+                session_id: session_id.map(str::to_owned),
+                key: key.to_owned(),
+                value: json!(1),
+                metadata: None,
+                expires_in: (key != "with its session").then_some(3600),
+                overwrite: true,
+                has_quota: false,
+            };
+            storage.set_memory(entry).await.unwrap();
+        }
+        database
+            .execute(
+                "UPDATE agent_memory SET expires_at = 1 WHERE key = 'expired'; \
+                 INSERT INTO audit_log (at, agent_id, action, outcome) VALUES (1, 'ann', 'old', 'ok');",
+                "UPDATE agent_memory SET expires_at = 'epoch' WHERE key = 'expired'; \
+                 INSERT INTO audit_log (at, agent_id, action) VALUES ('epoch', 'ann', 'old');",
+            )
+            .await;
+
+        let started = Instant::now();
+        join_all((0..4).map(|_| clean(storage))).await;
+        clean(storage).await;
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{kind}: {:?}",
+            started.elapsed()
+        );
+        for (name, id, expected) in [
+            ("in use", "session_0000000000000001", Some(true)),
+            ("old but in use", "session_0000000000000002", Some(true)),
+            ("unused for a week", "session_0000000000000003", Some(false)),
+            ("closed, not long enough", "session_0000000000000004", Some(false)),
+            ("closed and unused for a month", "session_0000000000000005", None),
+            // Closed in this very round, and a month old: it goes, too.
+            ("never closed, unused for a month", "session_0000000000000006", None),
+        ] {
+            assert_eq!(state(storage, id).await, expected, "{kind}: {name}");
+        }
+        let query = MemoryQuery {
+            agent_id: "ann".to_owned(),
+            scope: MemoryScope::All,
+            prefix: String::new(),
+            limit: 50,
+            value_bytes: 0,
+        };
+        let keys: Vec<String> = storage
+            .list_memory(query)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.key)
+            .collect();
+        assert_eq!(keys, ["live"], "{kind}");
+        // Each fails if something is left that should be gone, or gone that should be left.
+        database
+            .execute(
+                "CREATE TABLE checks (ok INTEGER CHECK (ok)); \
+                 INSERT INTO checks SELECT count(*) = 0 FROM messages; \
+                 INSERT INTO checks SELECT count(*) = 0 FROM audit_log WHERE action = 'old'; \
+                 INSERT INTO checks SELECT count(*) = 9 FROM audit_log; \
+                 INSERT INTO checks SELECT count(*) = 1 FROM agent_memory;",
+                "CREATE TABLE checks (ok boolean CHECK (ok)); \
+                 INSERT INTO checks SELECT count(*) = 0 FROM messages; \
+                 INSERT INTO checks SELECT count(*) = 0 FROM audit_log WHERE action = 'old'; \
+                 INSERT INTO checks SELECT count(*) = 9 FROM audit_log; \
+                 INSERT INTO checks SELECT count(*) = 1 FROM agent_memory;",
+            )
+            .await;
+    }
+}
+
+/// The server does it by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_cleans_up_by_itself() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.shared_context.retention = RetentionSettings {
+        interval: Duration::from_millis(100),
+        ..RetentionSettings::default()
+    };
+    let server = TestServer::start(settings).await;
+    let entry = json!({"key": "k", "value": 1, "expires_in": 1});
+    assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+    let database = connect(&url).await;
+    until("the expired entry is gone", async || {
+        database
+            .query("SELECT FROM agent_memory", &[])
+            .await
+            .unwrap()
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+}
+
+async fn is_valid(database: &tokio_postgres::Client, index: &str) -> bool {
+    let row = database
+        .query_opt(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1::text)",
+            &[&index],
+        )
+        .await
+        .unwrap();
+    row.is_some_and(|row| row.get(0))
+}
+
+/// A new version builds an index on a large table: nobody who writes may wait for it; and an index that a killed
+/// replica left half built, which slows every write and serves no query, must be built again.
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_built_while_the_database_is_in_use() {
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    let open = || Database::open(&target, 1, &mut Registry::default()).unwrap();
+    open().migrate(shared_context::MIGRATIONS).await.unwrap();
+    let mut writer = connect(&url).await;
+    let other = connect(&url).await;
+    for left in [
+        "DROP INDEX messages_by_parent",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_by_parent'::regclass",
+    ] {
+        other.batch_execute(left).await.unwrap();
+        other
+            .batch_execute("DELETE FROM schema_migrations WHERE name = 'shared_context_3_messages_by_parent'")
+            .await
+            .unwrap();
+        assert!(!is_valid(&other, "messages_by_parent").await);
+        // An open transaction that wrote to the table: building must wait for it, writers must not.
+        let open_transaction = writer.transaction().await.unwrap();
+        open_transaction
+            .batch_execute("INSERT INTO sessions (id, purpose, created_by) VALUES (gen_random_uuid()::text, 'p', 'a'); \
+                            INSERT INTO messages (session_id, sender, content, visibility) SELECT id, 'a', 'm', 'public' FROM sessions")
+            .await
+            .unwrap();
+        let replicas: Vec<Database> = (0..3).map(|_| open()).collect();
+        let building = tokio::spawn(async move {
+            join_all(
+                replicas
+                    .iter()
+                    .map(|replica| replica.migrate(shared_context::MIGRATIONS)),
+            )
+            .await
+        });
+        until("the index is being built", async || {
+            let work = "SELECT FROM pg_stat_progress_create_index WHERE relid = 'messages'::regclass";
+            let dropping =
+                "SELECT FROM pg_stat_activity WHERE query LIKE 'DROP INDEX CONCURRENTLY%' AND state = 'active'";
+            let busy = !other.query(work, &[]).await.unwrap().is_empty()
+                || !other.query(dropping, &[]).await.unwrap().is_empty();
+            busy.then_some(())
+        })
+        .await;
+        let write = "INSERT INTO sessions (id, purpose, created_by) VALUES ('s' || gen_random_uuid()::text, 'p', 'a')";
+        tokio::time::timeout(Duration::from_secs(5), other.batch_execute(write))
+            .await
+            .expect("a writer does not wait")
+            .unwrap();
+        assert!(!building.is_finished(), "{left}");
+        open_transaction.commit().await.unwrap();
+        for result in building.await.unwrap() {
+            result.unwrap();
+        }
+        assert!(is_valid(&other, "messages_by_parent").await, "{left}");
+    }
+}
