@@ -1,4 +1,5 @@
-//! What a request may do, once it is known what it asks for: its caller's scopes.
+//! What a request may do, once it is known what it asks for: its caller's scopes, and
+//! how often it asks.
 //!
 //! Authentication stands in front of everything; this is asked by whoever has read a request and is about to serve it.
 
@@ -9,6 +10,7 @@ use http::request::Parts;
 use serde_json::Value;
 
 use crate::auth::{Auth, Refusal};
+use crate::limits::RateLimits;
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
@@ -23,24 +25,35 @@ pub struct Wanted<'a> {
     pub id: Value,
 }
 
-/// The checks of one server process.
+/// The checks of one server process. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Guard {
     auth: Option<Arc<Auth>>,
+    limits: Option<Arc<RateLimits>>,
 }
 
 impl Guard {
-    /// Checks scopes as `auth` says.
+    /// Checks scopes as `auth` says, and rates as `limits` say.
     #[must_use]
-    pub const fn new(auth: Option<Arc<Auth>>) -> Self {
-        Self { auth }
+    pub fn new(auth: Option<Arc<Auth>>, limits: Option<Arc<RateLimits>>) -> Self {
+        Self {
+            auth: auth.filter(|auth| auth.knows_tools()),
+            limits,
+        }
     }
 
     /// The answer to a request that may not pass; `None` if it may. `wanted` is asked only if it matters.
-    #[must_use]
-    pub fn refuse<'a>(&self, request: &Parts, wanted: impl FnOnce() -> Wanted<'a>) -> Option<Response> {
-        let auth = self.auth.as_ref().filter(|auth| auth.knows_tools())?;
+    pub async fn refuse<'a>(&self, request: &Parts, wanted: impl FnOnce() -> Wanted<'a>) -> Option<Response> {
+        if self.auth.is_none() && self.limits.is_none() {
+            return None;
+        }
         let wanted = wanted();
+        if let Some(limits) = &self.limits
+            && let Err(early) = limits.check(request, wanted.tool).await
+        {
+            return Some(early.answer(&wanted.id));
+        }
+        let auth = self.auth.as_ref()?;
         let allowed = if wanted.clear {
             auth.allow(request, wanted.method, wanted.tool)
         } else {

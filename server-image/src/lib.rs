@@ -8,7 +8,7 @@
 //! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
 //! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
 //! - [`changes`]: news of what has changed, between replicas.
-//! - [`auth`]: who may call; [`guard`]: what a caller may ask for.
+//! - [`transport`]: connections; [`auth`]: who may call; [`limits`]: how often; [`guard`]: what a caller may ask for.
 //! - [`database`]: connections and schema; [`tools`]: the toolsets. A toolset is one folder: its tools, its storage,
 //!   its tests.
 
@@ -20,6 +20,7 @@ pub mod database;
 pub mod drain;
 pub mod guard;
 pub mod healthcheck;
+pub mod limits;
 pub mod logging;
 pub mod mcp;
 pub mod metrics;
@@ -30,6 +31,7 @@ pub mod readiness;
 pub mod report;
 pub mod server;
 pub mod tools;
+pub mod transport;
 pub mod tuning;
 mod watch;
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,11 +19,13 @@ use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError, DatabaseTarget, PoolSettings, Pooler};
 use crate::drain::Drain;
 use crate::guard::Guard;
+use crate::limits::{self, InvalidRedis, RateLimits};
 use crate::mcp::{Endpoint, HostPolicy, Options};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
 use crate::tools::{Catalog, InvalidTool, fixtures};
+use crate::transport::{self, Connections, InvalidTls, Tls, compress};
 use crate::tuning::control::{Authority, Tuner};
 use crate::tuning::{self, Tuning};
 use crate::{migrate, probes};
@@ -37,8 +38,12 @@ const CANCEL: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// Where it listens.
     pub network: Network,
+    /// How connections are served.
+    pub transport: transport::Settings,
     /// Who may call it.
     pub auth: auth::Settings,
+    /// How often one caller may ask.
+    pub limits: limits::Settings,
     /// Where its data is.
     pub data: Data,
     /// How much is done at once.
@@ -112,6 +117,12 @@ pub enum StartError {
         /// Why.
         cause: std::io::Error,
     },
+    /// Certificate and key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] InvalidTls),
+    /// Rate limits cannot work as they are set.
+    #[error(transparent)]
+    Limits(#[from] InvalidRedis),
     /// Authentication cannot work as it is set.
     #[error(transparent)]
     Auth(#[from] InvalidAuth),
@@ -135,6 +146,7 @@ pub struct Server {
     pub metrics: SocketAddr,
     /// Where tuning is served.
     pub admin: SocketAddr,
+    router: Router,
     drain: Drain,
     finished: JoinHandle<()>,
 }
@@ -164,7 +176,6 @@ impl Server {
         };
         let (catalog, chores) = catalog(&settings, &database, &changes)?;
         let catalog = Arc::new(catalog);
-        let auth = Auth::open(&settings.auth, &settings.network.path, false, &mut registry)?;
         let admission = Admission::new(
             settings.tuning.concurrency,
             settings.tuning.queue_max,
@@ -177,6 +188,14 @@ impl Server {
             database.clone(),
             settings.capacity.queue_set,
         );
+        let tls = settings.transport.tls.clone().map(Tls::open).transpose()?;
+        let connections = Connections::new(
+            settings.transport.connections_max,
+            tls.as_ref().map(Tls::acceptor),
+            &mut registry,
+        );
+        let limits = RateLimits::open(&settings.limits, settings.data.redis_url.as_deref(), &mut registry)?;
+        let auth = Auth::open(&settings.auth, &settings.network.path, tls.is_some(), &mut registry)?;
         let endpoint = Endpoint::new(
             catalog,
             changes.clone(),
@@ -187,7 +206,7 @@ impl Server {
                 hosts: settings.network.hosts.clone(),
                 session_idle: settings.data.session_idle,
                 stop: stop.clone(),
-                guard: Guard::new(auth.clone()),
+                guard: Guard::new(auth.clone(), limits),
             },
             &mut registry,
         );
@@ -210,8 +229,16 @@ impl Server {
             router = auth.protect(router);
             beside.spawn(auth.maintain());
         }
+        if let Some(tls) = tls {
+            beside.spawn(tls.maintain());
+        }
+        if settings.transport.compression {
+            router = compress(router);
+        }
+        let served = router.clone();
         let main = MainListener {
             listener: mcp.listener,
+            connections,
             router,
             drain: drain.clone(),
             stop,
@@ -225,9 +252,15 @@ impl Server {
             mcp: mcp.address,
             metrics: metrics.address,
             admin: admin.address,
+            router: served,
             drain,
             finished,
         })
+    }
+
+    /// What is served at the MCP address, for tests that need no connection.
+    pub fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// Begins to end: see [`crate::drain`].
@@ -275,6 +308,7 @@ async fn serve(listener: TcpListener, router: Router) {
 
 struct MainListener {
     listener: TcpListener,
+    connections: Connections,
     router: Router,
     drain: Drain,
     stop: CancellationToken,
@@ -285,22 +319,13 @@ impl MainListener {
     async fn run(self, limit: Duration) {
         let Self {
             listener,
+            connections,
             router,
             drain,
             stop,
         } = self;
-        // Without NODELAY an event stream's second write waits for the client's delayed acknowledgement: 40 ms a call.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-            }
-        });
         let close = close_when_quiet(drain.clone(), limit);
-        let mut serving = tokio::spawn(
-            axum::serve(listener, router)
-                .with_graceful_shutdown(close)
-                .into_future(),
-        );
+        let mut serving = tokio::spawn(connections.serve(listener, router, close));
         if timeout_after(&drain, limit, &mut serving).await.is_err() {
             tracing::warn!("the time to drain is over: cancelling what is still running");
             stop.cancel();

@@ -27,7 +27,9 @@ pub struct AuthMetrics {
 }
 
 impl AuthMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
+    /// Registers the families.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
             duration: Histogram::new(exponential_buckets(SHORTEST, 2.0, BOUNDS)),

@@ -17,7 +17,7 @@ pub mod issuer;
 pub mod jwt;
 pub mod keys;
 pub mod metadata;
-mod metrics;
+pub mod metrics;
 mod middleware;
 pub mod refusal;
 pub mod scopes;

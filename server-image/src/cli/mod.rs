@@ -6,10 +6,12 @@ mod capacity;
 mod data;
 mod database;
 mod file;
+mod limits;
 mod network;
 mod operation;
 mod shared_context;
 mod sources;
+mod transport;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use self::file::ConfigFile;
 pub use self::file::InvalidFile;
 use crate::auth::InvalidAuth;
 use crate::database::{DatabaseTarget, InvalidTarget};
+use crate::limits::InvalidRates;
 use crate::logging::LogFormat;
 use crate::server::Settings;
 use crate::tools::shared_context::InvalidApiKeys;
@@ -67,7 +70,11 @@ pub struct Serve {
     #[command(flatten)]
     network: network::Flags,
     #[command(flatten)]
+    transport: transport::Flags,
+    #[command(flatten)]
     auth: auth::Flags,
+    #[command(flatten)]
+    limits: limits::Flags,
     #[command(flatten)]
     data: data::Flags,
     #[command(flatten)]
@@ -197,6 +204,12 @@ pub struct ApiKey {
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
+    /// One of the two files of TLS.
+    #[error("--tls-cert and --tls-key must be set together: a certificate and its private key")]
+    HalfTls,
+    /// Rate limits.
+    #[error("--rate-limits: {0}")]
+    Rates(#[from] InvalidRates),
     /// Authentication.
     #[error(transparent)]
     Auth(#[from] InvalidAuth),
@@ -228,7 +241,9 @@ impl Serve {
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
         Ok(Settings {
             network: self.network.settings(),
+            transport: self.transport.settings()?,
             auth: self.auth.settings()?,
+            limits: self.limits.settings()?,
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
@@ -300,6 +315,12 @@ mod tests {
             (&["--api-key", " "], "--api-key (MCP_API_KEY) holds no key"),
             (&["--agent-keys-file", "/does/not/exist"], "/does/not/exist"),
             (&["--token-lifetime-seconds", "0"], "--token-lifetime-seconds"),
+            (&["--tls-cert", "c"], "--tls-cert and --tls-key must be set together"),
+            (&["--max-connections", "0"], "--max-connections"),
+            (&["--compression", "yes"], "on, off"),
+            (&["--rate-limits", "search=many"], "--rate-limits"),
+            (&["--rate-limit-scope", "pod"], "replica, global"),
+            (&["--trusted-proxies", "proxy"], "--trusted-proxies"),
             (&["--auth", "basic"], "none, api-key, jwt"),
             (&["--auth", "api-key"], "--api-keys-file"),
             (&["--auth", "jwt"], "--oidc-issuer"),

@@ -150,7 +150,7 @@ impl Endpoint {
             Err(refused) => return refused.into_response(),
         };
         let kind = message::kind(&body, &self.catalog.tools);
-        if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)) {
+        if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)).await {
             return refused;
         }
         let request = http::Request::from_parts(parts, Full::new(body));

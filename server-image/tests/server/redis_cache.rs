@@ -11,13 +11,16 @@ use crate::support::postgres::{SHARED, connect};
 use crate::support::program;
 use crate::support::server::{TestServer, settings};
 
-struct Redis {
+/// A throw-away Redis on a loopback port.
+pub struct Redis {
     child: Child,
-    url: String,
+    /// How to reach it.
+    pub url: String,
 }
 
 impl Redis {
-    fn start() -> Self {
+    /// Starts one.
+    pub fn start() -> Self {
         let binary = program(
             "redis-server",
             "redis-server",

@@ -23,6 +23,11 @@ impl Client {
         }
     }
 
+    /// A client with a connection of the test's choice.
+    pub const fn with_http(url: String, http: reqwest::Client) -> Self {
+        Self { url, http }
+    }
+
     /// The same client with more headers on each request.
     pub fn with_headers(&self, headers: reqwest::header::HeaderMap) -> Self {
         Self {

@@ -31,7 +31,9 @@ pub fn settings(database_url: &str) -> Settings {
             path: "/mcp".to_owned(),
             hosts: HostPolicy::Loopback,
         },
+        transport: mcp_server::transport::Settings::default(),
         auth: mcp_server::auth::Settings::default(),
+        limits: mcp_server::limits::Settings::default(),
         data: Data {
             database: database_url.parse().unwrap(),
             redis_url: None,

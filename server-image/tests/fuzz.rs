@@ -1,0 +1,134 @@
+//! Whatever arrives, the server answers: inputs at random and near-valid ones through the whole endpoint, in process.
+//!
+//! `make test` runs a few seconds of it. `MCP_FUZZ_INPUTS=1000000 MCP_FUZZ_SEED=7 cargo test --test fuzz` runs more; a
+//! failure names its seed and input.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "fuzz/inputs.rs"]
+mod inputs;
+#[path = "server/support/mod.rs"]
+#[expect(dead_code, reason = "shared with the other tests, which use all of it")]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use futures::StreamExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use inputs::{Input, Random};
+use support::server::{TestServer, settings};
+
+/// Inputs unless `MCP_FUZZ_INPUTS` says otherwise.
+const INPUTS: usize = 6000;
+/// After so many inputs a client with a valid call must be served, with every slot free.
+const BATCH: usize = 500;
+/// Inputs at once.
+const AT_ONCE: usize = 32;
+/// Longest time for the beginning of an answer.
+const ANSWER: Duration = Duration::from_secs(20);
+/// All that a client can be told.
+const STATUSES: &[u16] = &[200, 202, 204, 400, 403, 404, 405, 406, 409, 413, 415, 422, 429, 503];
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// A server that any input can crash, block or fill is at the mercy of everybody who reaches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_input_is_answered() {
+    let panics = count_panics();
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    // Sessions that inputs open must leave memory before there are hundreds of thousands.
+    settings.data.session_idle = Duration::from_secs(1);
+    let server = TestServer::start(settings).await;
+    let router = server.server.router();
+    let (inputs, seed) = (setting("MCP_FUZZ_INPUTS", INPUTS), setting("MCP_FUZZ_SEED", 1));
+    let mut random = Random::new(u64::try_from(seed).unwrap());
+    let mut answered = 0;
+    while answered < inputs {
+        let batch: Vec<Input> = (0..BATCH).map(|_| Input::new(&mut random)).collect();
+        let answers = futures::stream::iter(batch).map(|input| answer(router.clone(), input));
+        answers.buffer_unordered(AT_ONCE).collect::<()>().await;
+        answered += BATCH;
+        assert_eq!(
+            panics.load(Ordering::SeqCst),
+            0,
+            "seed {seed}, within the batch before input {answered}"
+        );
+        is_well(&server).await;
+    }
+    println!("{answered} inputs answered");
+}
+
+/// Counts panics of any task, also of those whose panic somebody catches.
+fn count_panics() -> Arc<AtomicUsize> {
+    let panics = Arc::<AtomicUsize>::default();
+    let (counted, print) = (Arc::clone(&panics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        print(panic);
+    }));
+    panics
+}
+
+/// Sends an input, and judges the answer by what holds for every answer.
+async fn answer(router: Router, input: Input) {
+    let shown = input.shown();
+    let request: Request<Body> = input.into();
+    let Ok(response) = timeout(ANSWER, router.oneshot(request)).await else {
+        panic!("no answer within {ANSWER:?} to {shown}");
+    };
+    let response = response.unwrap_or_else(|never| match never {});
+    assert!(
+        STATUSES.contains(&response.status().as_u16()),
+        "{} to {shown}",
+        response.status()
+    );
+    let kind = response
+        .headers()
+        .get("content-type")
+        .map(|value| value.to_str().unwrap().to_owned());
+    match kind.as_deref() {
+        // A client that opens a stream and goes away.
+        Some("text/event-stream") => drop(timeout(Duration::from_millis(1), response.into_body().frame()).await),
+        Some(json) if json.starts_with("application/json") => {
+            let status = response.status();
+            let body = whole(response, &shown).await;
+            let parsed: Result<Value, _> = serde_json::from_slice(&body);
+            let parsed = parsed.unwrap_or_else(|error| panic!("{error} in the answer {status} to {shown}"));
+            assert!(parsed["jsonrpc"] == "2.0", "{parsed} to {shown}");
+        }
+        _ => drop(whole(response, &shown).await),
+    }
+}
+
+async fn whole(response: Response<Body>, shown: &str) -> axum::body::Bytes {
+    let body = timeout(ANSWER, response.into_body().collect()).await;
+    body.unwrap_or_else(|_| panic!("the answer to {shown} does not end"))
+        .expect("a body without errors")
+        .to_bytes()
+}
+
+/// A valid call is served, and no slot is held.
+async fn is_well(server: &TestServer) {
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    server.until_metric("mcp_queued_requests", 0.0).await;
+    let response = server.client.tool("simulate_work", &json!({})).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let answer: Value = response.json().await.unwrap();
+    assert!(answer["result"]["isError"] != true, "{answer}");
+}

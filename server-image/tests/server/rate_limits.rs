@@ -1,0 +1,197 @@
+//! Rate limits as callers meet them: each has its own, they hold across replicas, and Redis may be away.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use mcp_server::auth::api_keys::generate;
+use mcp_server::auth::{Method, Settings as AuthSettings};
+use mcp_server::limits::{Rates, Settings};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::redis_cache::Redis;
+use crate::support::client::Client;
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+struct Setting<'a> {
+    rules: &'a [&'a str],
+    redis: Option<&'a str>,
+    trusted_proxies: &'a [&'a str],
+}
+
+async fn start(setting: Setting<'_>, auth: AuthSettings) -> (TestServer, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    settings.data.redis_url = setting.redis.map(str::to_owned);
+    settings.auth = auth;
+    settings.limits = Settings {
+        rates: Rates::new(setting.rules.iter().copied()).unwrap(),
+        global: setting.redis.is_some(),
+        trusted_proxies: setting
+            .trusted_proxies
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect(),
+    };
+    (TestServer::start(settings).await, folder)
+}
+
+/// Statuses of `count` calls of a tool, one after the other.
+async fn statuses(client: &Client, tool: &str, count: usize) -> BTreeMap<u16, usize> {
+    let mut statuses = BTreeMap::new();
+    for _ in 0..count {
+        let response = client.tool(tool, &json!({})).send().await.unwrap();
+        *statuses.entry(response.status().as_u16()).or_default() += 1;
+    }
+    statuses
+}
+
+/// A class that is used up says when to come back, in the words of HTTP and of JSON-RPC; all others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_has_its_limit() {
+    let setting = Setting {
+        rules: &["memory=3/min", "all=1000/min"],
+        redis: None,
+        trusted_proxies: &[],
+    };
+    let (server, _folder) = start(setting, AuthSettings::default()).await;
+    assert_eq!(
+        statuses(&server.client, "list_memory", 5).await,
+        [(200, 3), (429, 2)].into()
+    );
+    assert_eq!(statuses(&server.client, "simulate_work", 5).await, [(200, 5)].into());
+    let refused = server.client.tool("list_memory", &json!({})).send().await.unwrap();
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=20).contains(&seconds), "{seconds}");
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(
+        (&body["jsonrpc"], &body["id"], &body["error"]["code"]),
+        (&json!("2.0"), &json!(1), &json!(-32000))
+    );
+    assert_eq!(body["error"]["data"]["reason"], "rate_limited");
+    let scrape = server.scrape().await;
+    let limited = |class| scrape.value("mcp_rate_limited_requests_total", &[("class", class)]);
+    assert_eq!((limited("memory"), limited("all")), (3.0, 0.0));
+    assert_eq!(
+        scrape.value("mcp_requests_offered_total", &[]),
+        8.0,
+        "what is refused here is not the scaler's business"
+    );
+}
+
+/// One caller's greed must not be another's problem: callers are told apart by key, or by the address that a trusted
+/// proxy reports, which nobody else can invent.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_have_limits_of_their_own() {
+    let (greedy, modest) = (generate("greedy", &[]).unwrap(), generate("modest", &[]).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("{}\n{}", greedy.line, modest.line)).unwrap();
+    let auth = AuthSettings {
+        method: Method::ApiKey { file },
+        ..AuthSettings::default()
+    };
+    let setting = |trusted_proxies| Setting {
+        rules: &["all=4/min"],
+        redis: None,
+        trusted_proxies,
+    };
+    let (server, _folder) = start(setting(&[]), auth).await;
+    let with = |key: &str| server.client.with_token(key);
+    assert_eq!(
+        statuses(&with(&greedy.key), "simulate_work", 6).await,
+        [(200, 4), (429, 2)].into()
+    );
+    assert_eq!(
+        statuses(&with(&modest.key), "simulate_work", 4).await,
+        [(200, 4)].into()
+    );
+
+    let from = |server: &TestServer, address: &str| {
+        let forwarded = ("x-forwarded-for".parse().unwrap(), address.parse().unwrap());
+        server.client.with_headers([forwarded].into_iter().collect())
+    };
+    let (behind, _folder) = start(setting(&["127.0.0.0/8"]), AuthSettings::default()).await;
+    assert_eq!(
+        statuses(&from(&behind, "1.2.3.4"), "simulate_work", 5).await,
+        [(200, 4), (429, 1)].into()
+    );
+    assert_eq!(
+        statuses(&from(&behind, "9.9.9.9, 1.2.3.4"), "simulate_work", 1).await,
+        [(429, 1)].into()
+    );
+    assert_eq!(
+        statuses(&from(&behind, "1.2.3.5"), "simulate_work", 4).await,
+        [(200, 4)].into()
+    );
+    let (direct, _folder) = start(setting(&[]), AuthSettings::default()).await;
+    assert_eq!(
+        statuses(&from(&direct, "1.2.3.4"), "simulate_work", 4).await,
+        [(200, 4)].into()
+    );
+    assert_eq!(
+        statuses(&from(&direct, "5.6.7.8"), "simulate_work", 1).await,
+        [(429, 1)].into(),
+        "invented"
+    );
+}
+
+/// Replicas share a limit to the last request, however their requests interleave; and when Redis goes away, callers are
+/// served as if each replica were alone, without waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_limits_while_redis_answers() {
+    let redis = Redis::start();
+    let setting = || Setting {
+        rules: &["memory=20/h+100/h", "messages=1000/min"],
+        redis: Some(&redis.url),
+        trusted_proxies: &[],
+    };
+    let (a, b) = (
+        start(setting(), AuthSettings::default()),
+        start(setting(), AuthSettings::default()),
+    );
+    let ((a, _folder_a), (b, _folder_b)) = tokio::join!(a, b);
+    tokio::join!(reaches_redis(&a), reaches_redis(&b));
+    let calls = (0..30).map(|number| {
+        let client = if number % 2 == 0 { &a.client } else { &b.client };
+        let request = client.tool("list_memory", &json!({}));
+        async move { request.send().await.unwrap().status() }
+    });
+    let statuses_of_all = futures::future::join_all(calls).await;
+    let served = statuses_of_all.iter().filter(|status| **status == 200).count();
+    assert_eq!(served, 20, "{statuses_of_all:?}");
+
+    drop(redis);
+    let started = Instant::now();
+    assert_eq!(
+        statuses(&b.client, "list_memory", 3).await,
+        [(200, 3)].into(),
+        "each replica alone"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "nobody waits for Redis: {:?}",
+        started.elapsed()
+    );
+    assert!(fallbacks(&b).await > 0.0);
+    assert_eq!(
+        statuses(&b.client, "list_memory", 20).await.get(&429),
+        Some(&18),
+        "and each still has its limit"
+    );
+}
+
+async fn fallbacks(server: &TestServer) -> f64 {
+    server.scrape().await.value("mcp_rate_limit_fallbacks_total", &[])
+}
+
+/// The first question opens the connection, which may take longer than a request waits.
+async fn reaches_redis(server: &TestServer) {
+    until("Redis answers", async || {
+        let before = fallbacks(server).await;
+        statuses(&server.client, "get_messages", 1).await;
+        (fallbacks(server).await == before).then_some(())
+    })
+    .await;
+}
