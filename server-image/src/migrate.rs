@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Every step of the schema that this version knows, in order.
 #[must_use]
 pub fn steps() -> Vec<Migration> {
-    [shared_context::MIGRATIONS, mcp::sessions::MIGRATIONS].concat()
+    [shared_context::MIGRATIONS, &mcp::migrations()].concat()
 }
 
 /// Steps that a database lacks.

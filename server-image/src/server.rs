@@ -20,7 +20,9 @@ use crate::database::{Database, DatabaseError, DatabaseTarget, PoolSettings, Poo
 use crate::drain::Drain;
 use crate::guard::Guard;
 use crate::limits::{self, InvalidRedis, RateLimits};
-use crate::mcp::{Endpoint, HostPolicy, Options};
+use crate::mcp::request_state::KeyTooShort;
+use crate::mcp::sessions::SharedSessions;
+use crate::mcp::{Endpoint, McpHandler, Names, Options, RequestStates};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
@@ -67,8 +69,10 @@ pub struct Network {
     pub admin_listen: SocketAddr,
     /// Path of the MCP endpoint.
     pub path: String,
-    /// Which `Host` requests may name.
-    pub hosts: HostPolicy,
+    /// Which `Host` and `Origin` requests may name.
+    pub names: Names,
+    /// Seals the states of calls in several rounds; without it, replicas agree on a key in the database.
+    pub request_state_key: Option<Secret>,
 }
 
 /// Where a server's data is.
@@ -98,10 +102,31 @@ pub struct Capacity {
 /// How a server's process runs.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// Whether to offer the tools for load tests.
-    pub load_fixtures: bool,
+    /// What to offer besides the toolsets.
+    pub fixtures: Fixtures,
     /// Longest time from the start of the drain to the end of the process.
     pub drain: Duration,
+}
+
+/// What to offer for measuring and judging the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fixtures {
+    /// Nothing.
+    None,
+    /// Tools for load tests.
+    Load,
+    /// What the official conformance suite asks for.
+    Conformance,
+}
+
+/// Bytes that must not be shown.
+#[derive(Clone)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("…")
+    }
 }
 
 /// A server that could not start.
@@ -132,6 +157,9 @@ pub enum StartError {
     /// The Redis URL cannot work.
     #[error(transparent)]
     Redis(#[from] InvalidRedisUrl),
+    /// The key for states cannot protect anything.
+    #[error(transparent)]
+    Key(#[from] KeyTooShort),
     /// A tool cannot be described.
     #[error(transparent)]
     Tool(#[from] InvalidTool),
@@ -176,6 +204,13 @@ impl Server {
         };
         let (catalog, chores) = catalog(&settings, &database, &changes)?;
         let catalog = Arc::new(catalog);
+        let sessions = SharedSessions::new(&database, changes.clone(), settings.data.session_idle);
+        let handler = McpHandler::new(
+            Arc::clone(&catalog),
+            changes.clone(),
+            sessions.records().clone(),
+            drain.clone(),
+        );
         let admission = Admission::new(
             settings.tuning.concurrency,
             settings.tuning.queue_max,
@@ -198,13 +233,12 @@ impl Server {
         let auth = Auth::open(&settings.auth, &settings.network.path, tls.is_some(), &mut registry)?;
         let endpoint = Endpoint::new(
             catalog,
-            changes.clone(),
-            database.clone(),
+            handler,
+            Arc::clone(&sessions),
             admission,
             drain.clone(),
             Options {
-                hosts: settings.network.hosts.clone(),
-                session_idle: settings.data.session_idle,
+                names: settings.network.names.clone(),
                 stop: stop.clone(),
                 guard: Guard::new(auth.clone(), limits),
             },
@@ -214,6 +248,7 @@ impl Server {
         tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.data.database, "listening");
 
         let mut beside = JoinSet::new();
+        beside.spawn(sessions.run());
         if let Database::Postgres(database) = &database {
             beside.spawn(Relay::new(changes, database.clone()).run());
         }
@@ -282,8 +317,12 @@ fn catalog(settings: &Settings, database: &Database, changes: &Changes) -> Resul
     let storage = shared_context::open(database);
     let (toolset, chores) = SharedContext::new(storage, cache, &settings.shared_context, changes.clone());
     toolset.register(&mut catalog)?;
-    if settings.operation.load_fixtures {
-        fixtures::register(&mut catalog.tools)?;
+    let key = settings.network.request_state_key.as_ref();
+    let states = RequestStates::new(key.map(|key| key.0.as_slice()), database.clone())?;
+    match settings.operation.fixtures {
+        Fixtures::None => {}
+        Fixtures::Load => fixtures::register(&mut catalog.tools)?,
+        Fixtures::Conformance => fixtures::conformance::register(&mut catalog, changes, &states),
     }
     Ok((catalog, chores))
 }

@@ -216,6 +216,9 @@ pub enum InvalidSettings {
     /// The database.
     #[error(transparent)]
     Database(#[from] InvalidTarget),
+    /// The key for states.
+    #[error(transparent)]
+    Key(#[from] network::UnreadableKey),
     /// The figures.
     #[error(transparent)]
     Tuning(#[from] TuningError),
@@ -240,7 +243,7 @@ impl Serve {
     /// [`InvalidSettings`] names what cannot be used.
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
         Ok(Settings {
-            network: self.network.settings(),
+            network: self.network.settings()?,
             transport: self.transport.settings()?,
             auth: self.auth.settings()?,
             limits: self.limits.settings()?,
@@ -256,7 +259,9 @@ impl Serve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mcp::HostPolicy;
+    use crate::mcp::hosts::Place;
+    use crate::mcp::{HostPolicy, OriginPolicy};
+    use crate::server::Fixtures;
     use clap::CommandFactory;
 
     fn settings(flags: &[&str]) -> Result<Settings, String> {
@@ -279,8 +284,12 @@ mod tests {
         let settings = settings(&[]).unwrap();
         let network = settings.network;
         assert!(network.listen.ip().is_loopback() && network.metrics_listen.ip().is_loopback());
-        assert_eq!((network.hosts, network.path.as_str()), (HostPolicy::Loopback, "/mcp"));
-        assert!(!settings.operation.load_fixtures);
+        assert_eq!(
+            (network.names.hosts, network.path.as_str()),
+            (HostPolicy::Loopback, "/mcp")
+        );
+        assert_eq!(network.names.origins, OriginPolicy::Loopback);
+        assert_eq!(settings.operation.fixtures, Fixtures::None);
     }
 
     /// A pod behind a Service is called by names it cannot know; on loopback, foreign names are an attack.
@@ -293,10 +302,32 @@ mod tests {
             (
                 "set",
                 &["--listen", "0.0.0.0:1", "--allowed-hosts", "a,b:8"],
-                HostPolicy::Only(vec!["a".into(), "b:8".into()]),
+                HostPolicy::Only(["a", "b:8"].map(|name| Place::parse(name).unwrap()).to_vec()),
             ),
         ] {
-            assert_eq!(settings(flags).unwrap().network.hosts, expected, "{name}");
+            assert_eq!(settings(flags).unwrap().network.names.hosts, expected, "{name}");
+        }
+    }
+
+    /// Behind a Service, a page of the Internet must not be let in because nobody thought of it.
+    #[test]
+    fn origins_follow_the_address() {
+        let listed = |texts: &[&str]| {
+            let origins = texts.iter().map(|text| crate::mcp::hosts::Origin::parse(text).unwrap());
+            OriginPolicy::Only(origins.collect())
+        };
+        let all = ["--listen", "0.0.0.0:1", "--allowed-origins"];
+        for (name, flags, expected) in [
+            ("loopback", &["--listen", "127.0.0.1:1"][..], OriginPolicy::Loopback),
+            ("all", &all[..2], listed(&[])),
+            (
+                "set",
+                &[all[0], all[1], all[2], "https://a,http://b:*"],
+                listed(&["https://a", "http://b:*"]),
+            ),
+            ("any", &[all[0], all[1], all[2], "*"], OriginPolicy::Any),
+        ] {
+            assert_eq!(settings(flags).unwrap().network.names.origins, expected, "{name}");
         }
     }
 
@@ -307,7 +338,13 @@ mod tests {
             (&["--pool-max", "0"][..], "--pool-max"),
             (&["--concurrency=-1"], "--concurrency"),
             (&["--listen", "here"], "--listen"),
-            (&["--fixtures", "all"], "none, load"),
+            (&["--fixtures", "all"], "none, load, conformance"),
+            (&["--allowed-origins", "app.example.com"], "is not an origin such as"),
+            (&["--allowed-hosts", "http://a"], "is not a host name such as"),
+            (
+                &["--request-state-key-file", "/does/not/exist"],
+                "--request-state-key-file",
+            ),
             (&["--path", "mcp"], "must start with /"),
             (&["--database-url", "file.db"], "sqlite: or postgres://"),
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::logging::LogFormat;
-use crate::server::Operation;
+use crate::server::{Fixtures, Operation};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Operation")]
@@ -17,24 +17,15 @@ pub(super) struct Flags {
     /// Form of the logs.
     #[arg(long, env = "MCP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
-    /// Extra tools; load adds `simulate_work`.
+    /// For measuring and judging: load adds `simulate_work`, conformance what the official suite asks for.
     #[arg(long, env = "MCP_FIXTURES", default_value = "none")]
     fixtures: Fixtures,
-}
-
-/// Extra tools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Fixtures {
-    /// None.
-    None,
-    /// For load tests.
-    Load,
 }
 
 impl Flags {
     pub(super) fn settings(&self) -> Operation {
         Operation {
-            load_fixtures: self.fixtures == Fixtures::Load,
+            fixtures: self.fixtures,
             drain: Duration::from_secs(self.drain_seconds),
         }
     }

@@ -10,7 +10,6 @@ use http::StatusCode;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::record::Record;
 use crate::drain::OpenRequest;
@@ -42,11 +41,6 @@ impl Answer {
         let is_stream = inner.size_hint().exact().is_none();
         let cut = is_stream.then(|| Box::pin(sleep_until(deadline)) as Pin<Box<_>>);
         Self::new(inner, Some((record, status)), Some(open), cut)
-    }
-
-    /// A long stream, which ends when `cut` says so.
-    pub(super) fn of_stream(inner: BoxBody<Bytes, Infallible>, cut: WaitForCancellationFutureOwned) -> Self {
-        Self::new(inner, None, None, Some(Box::pin(cut)))
     }
 
     fn new(

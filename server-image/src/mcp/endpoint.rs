@@ -10,26 +10,24 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http::header::{CONNECTION, RETRY_AFTER};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, ALLOW, CONNECTION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
 use rmcp::model::ProtocolVersion;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::handler::McpHandler;
+use super::hosts::Names;
 use super::message::{self, Kind};
 use super::record::Record;
 use super::restore::Restoring;
-use super::sessions::DatabaseSessionStore;
+use super::sessions::SharedSessions;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
-use crate::changes::Changes;
-use crate::database::Database;
 use crate::drain::{Drain, OpenRequest};
 use crate::guard::Guard;
 use crate::metrics::at_scrape;
@@ -43,36 +41,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
 const REQUEST_MAX: Duration = Duration::from_mins(2);
 
-/// Which `Host` (and, in a browser, `Origin`) a request may name. A page of the Internet can make a browser send
-/// requests to a server on the same machine; it cannot change these headers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostPolicy {
-    /// Any: the server is reached through a Service, under names it cannot know.
-    Any,
-    /// The names of this machine: the server listens on loopback.
-    Loopback,
-    /// These names, with or without a port.
-    Only(Vec<String>),
-}
-
-impl HostPolicy {
-    fn apply(self, config: StreamableHttpServerConfig) -> StreamableHttpServerConfig {
-        match self {
-            Self::Any => config.disable_allowed_hosts(),
-            Self::Loopback => {
-                config.with_allowed_origins(["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"])
-            }
-            Self::Only(hosts) => config.with_allowed_hosts(hosts),
-        }
-    }
-}
-
 /// How the endpoint behaves.
+#[derive(Clone)]
 pub struct Options {
-    /// Which `Host` requests may name.
-    pub hosts: HostPolicy,
-    /// Sessions that nobody uses for this long leave memory.
-    pub session_idle: Duration,
+    /// Which `Host` and `Origin` requests may name.
+    pub names: Names,
     /// Cancelling it ends everything that is still running.
     pub stop: CancellationToken,
     /// What a request may do.
@@ -81,8 +54,9 @@ pub struct Options {
 
 /// What the endpoint is made of.
 pub struct Endpoint {
-    service: StreamableHttpService<McpHandler, LocalSessionManager>,
-    sessions: Arc<LocalSessionManager>,
+    service: StreamableHttpService<McpHandler, SharedSessions>,
+    sessions: Arc<SharedSessions>,
+    names: Names,
     restoring: Restoring,
     catalog: Arc<Catalog>,
     admission: Arc<Admission>,
@@ -95,38 +69,33 @@ impl Endpoint {
     /// Puts the endpoint together and registers its metrics.
     pub fn new(
         catalog: Arc<Catalog>,
-        changes: Changes,
-        database: Database,
+        handler: McpHandler,
+        sessions: Arc<SharedSessions>,
         admission: Arc<Admission>,
         drain: Drain,
         options: Options,
         registry: &mut Registry,
     ) -> Arc<Self> {
         let metrics = RequestMetrics::new(registry, catalog.tools.names());
-        let mut sessions = LocalSessionManager::default();
-        sessions.session_config.keep_alive = Some(options.session_idle);
-        let sessions = Arc::new(sessions);
         let counted = Arc::clone(&sessions);
         at_scrape::gauge(
             registry,
             "mcp_active_sessions",
             "Sessions of clients up to 2025-11-25 in memory",
-            move || {
-                let sessions = counted.sessions.try_read().ok()?;
-                u32::try_from(sessions.len()).ok().map(f64::from)
-            },
+            move || u32::try_from(counted.in_memory()).ok().map(f64::from),
         );
-        let mut config = options.hosts.apply(StreamableHttpServerConfig::default());
+        // Names are checked before rmcp, for every method alike.
+        let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
         // Stateless answers that are a single message need no event stream.
         config.json_response = true;
         config.max_request_body_bytes = BODY_MAX;
         config.cancellation_token = options.stop;
-        config.session_store = Some(Arc::new(DatabaseSessionStore::new(database)));
-        let handler = McpHandler::new(Arc::clone(&catalog), changes, drain.clone());
+        config.session_store = Some(Arc::new(sessions.records().clone()));
         let service = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
         Arc::new(Self {
             service,
             sessions,
+            names: options.names,
             restoring: Restoring::new(),
             catalog,
             admission,
@@ -139,6 +108,23 @@ impl Endpoint {
     /// The endpoint at `path`.
     pub fn router(self: Arc<Self>, path: &str) -> Router {
         Router::new().route(path, any(answer)).with_state(self)
+    }
+
+    async fn serve(&self, request: Request) -> Response {
+        match *request.method() {
+            Method::POST => self.post(request).await,
+            Method::GET if !is_modern(request.headers()) => self.stream(request.headers().clone()).await,
+            Method::DELETE if !is_modern(request.headers()) => self.end_session(request).await,
+            _ => {
+                let allowed = if is_modern(request.headers()) {
+                    "POST"
+                } else {
+                    "GET, POST, DELETE"
+                };
+                let message = format!("{} is not a method of this endpoint", request.method());
+                (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, allowed)], message).into_response()
+            }
+        }
     }
 
     async fn post(&self, request: Request) -> Response {
@@ -205,14 +191,43 @@ impl Endpoint {
         response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline)))
     }
 
-    /// A legacy client's stream for messages from the server. It holds no slot and does not hold up the drain.
-    async fn stream(&self, request: Request) -> Response {
+    /// A stream for messages to a client up to 2025-11-25. It holds no slot and does not hold up the drain.
+    async fn stream(&self, headers: HeaderMap) -> Response {
         self.drain.arrival();
-        let begun = self.drain.begun();
-        self.service
-            .handle(request)
-            .await
-            .map(|body| Body::new(Answer::of_stream(body, begun)))
+        if !accepts_events(&headers) {
+            return (StatusCode::NOT_ACCEPTABLE, "the client must accept text/event-stream").into_response();
+        }
+        let Some(session) = text(&headers, "mcp-session-id") else {
+            return (StatusCode::BAD_REQUEST, "the header Mcp-Session-Id is missing").into_response();
+        };
+        let is_known = self.sessions.is_here(session).await
+            || match self.sessions.records().exists(session).await {
+                Ok(exists) => exists,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for a session");
+                    return (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "the server cannot look for the session; try again",
+                    )
+                        .into_response();
+                }
+            };
+        if !is_known {
+            return (StatusCode::NOT_FOUND, "there is no such session").into_response();
+        }
+        let last = text(&headers, "last-event-id");
+        self.sessions.stream(session, last, self.drain.begun())
+    }
+
+    /// The end of a session of a client up to 2025-11-25.
+    async fn end_session(&self, request: Request) -> Response {
+        let open = self.drain.enter();
+        let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
+        let response = self.service.handle(request).await;
+        if let (Some(session), true) = (session, response.status().is_success()) {
+            self.sessions.ended(&session).await;
+        }
+        response.map(|body| Body::new(Answer::of_message(body, open)))
     }
 
     /// Gives a request to rmcp.
@@ -221,31 +236,21 @@ impl Endpoint {
         B: hyper::body::Body + Send + 'static,
         B::Error: Display,
     {
-        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         // From 2026-07-28 on there are no sessions, and a session header means nothing.
-        let modern = header("mcp-protocol-version") == Some(ProtocolVersion::V_2026_07_28.as_str());
-        let session = header("mcp-session-id").filter(|_| !modern).map(str::to_owned);
+        let session = text(request.headers(), "mcp-session-id").filter(|_| !is_modern(request.headers()));
+        let session = session.map(str::to_owned);
         let _turn = match session {
             Some(id) => self.restoring.turn(&self.sessions, &id).await,
             None => None,
         };
         self.service.handle(request).await
     }
-
-    async fn other(&self, request: Request) -> Response {
-        let open = self.drain.enter();
-        self.service
-            .handle(request)
-            .await
-            .map(|body| Body::new(Answer::of_message(body, open)))
-    }
 }
 
 async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Response {
-    let mut response = match *request.method() {
-        Method::POST => endpoint.post(request).await,
-        Method::GET => endpoint.stream(request).await,
-        _ => endpoint.other(request).await,
+    let mut response = match endpoint.names.check(request.uri(), request.headers()) {
+        Err(refused) => *refused,
+        Ok(()) => endpoint.serve(request).await,
     };
     if endpoint.drain.has_begun() {
         response
@@ -253,6 +258,27 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Resp
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Whether the request says that it is one of 2026-07-28 or later.
+fn is_modern(headers: &HeaderMap) -> bool {
+    text(headers, "mcp-protocol-version").is_some_and(|version| version >= ProtocolVersion::V_2026_07_28.as_str())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted
+        .flat_map(|value| value.split(','))
+        .map(|entry| entry.split(';').next().unwrap_or_default().trim());
+    types.any(|name| {
+        ["text/event-stream", "text/*", "*/*"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Reads a body of bounded size in bounded time.

@@ -1,4 +1,8 @@
 //! What rmcp asks of this server: who it is, what it offers, and to run it.
+#![expect(
+    deprecated,
+    reason = "logging is deprecated in the protocol, and older clients may still use it"
+)]
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,18 +11,21 @@ use std::time::Duration;
 use futures::FutureExt;
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-    CompletionInfo, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ServerCapabilities, ServerConfig,
-    SubscriptionFilter, Tool,
+    CompletionInfo, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsRequestMethod,
+    ListPromptsResult, ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsResult,
+    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference,
+    ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams, SubscribeRequestParams,
+    SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::json;
 
 use super::record::Record;
+use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
 use super::subscriptions;
 use crate::changes::Changes;
+use crate::database::DatabaseError;
 use crate::drain::Drain;
 use crate::metrics::requests::Outcome;
 use crate::tools::{CallContext, Called, Catalog};
@@ -34,16 +41,19 @@ const INSTRUCTIONS: &str = "Shared context for agents: create_session, then add_
 pub struct McpHandler {
     catalog: Arc<Catalog>,
     changes: Changes,
+    records: SessionRecords,
     drain: Drain,
 }
 
 impl McpHandler {
-    /// A handler that offers `catalog`, tells subscribers of `changes`, and ends subscriptions when the drain begins.
+    /// A handler that offers `catalog`, tells subscribers of `changes`, keeps subscriptions of sessions in `records`,
+    /// and ends subscriptions without session when the drain begins.
     #[must_use]
-    pub const fn new(catalog: Arc<Catalog>, changes: Changes, drain: Drain) -> Self {
+    pub const fn new(catalog: Arc<Catalog>, changes: Changes, records: SessionRecords, drain: Drain) -> Self {
         Self {
             catalog,
             changes,
+            records,
             drain,
         }
     }
@@ -65,6 +75,9 @@ impl McpHandler {
         if self.catalog.prompts.is_empty() {
             all.prompts = None;
             all.completions = None;
+        }
+        if self.catalog.is_logging {
+            all.logging = Some(rmcp::model::JsonObject::new());
         }
         all
     }
@@ -129,6 +142,9 @@ impl ServerHandler for McpHandler {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
+        if self.catalog.resources.is_empty() {
+            return Err(ErrorData::method_not_found::<ListResourcesRequestMethod>());
+        }
         listed!(ListResourcesResult, self.catalog.resources.resources())
     }
 
@@ -164,6 +180,9 @@ impl ServerHandler for McpHandler {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
+        if self.catalog.prompts.is_empty() {
+            return Err(ErrorData::method_not_found::<ListPromptsRequestMethod>());
+        }
         listed!(ListPromptsResult, self.catalog.prompts.definitions())
     }
 
@@ -201,6 +220,50 @@ impl ServerHandler for McpHandler {
         ))
     }
 
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        subscriptions::may_follow(&self.catalog, &request.uri, &CallContext::new(context.clone())).await?;
+        let session = session(&context)?;
+        let added = self.records.subscribe(session, &request.uri).await.map_err(failure)?;
+        if !added {
+            let message =
+                format!("a session follows at most {SUBSCRIPTIONS_MAX} resources: unsubscribe from some first");
+            return Err(ErrorData::invalid_request(message, None));
+        }
+        self.changes.publish(session_topic(session));
+        Ok(())
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: UnsubscribeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let session = session(&context)?;
+        self.records.unsubscribe(session, &request.uri).await.map_err(failure)?;
+        self.changes.publish(session_topic(session));
+        Ok(())
+    }
+
+    async fn set_level(
+        &self,
+        request: SetLevelRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if !self.catalog.is_logging || context.meta.protocol_version().is_some() {
+            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+        }
+        let level = json!(request.level);
+        let level = level.as_str().unwrap_or_default();
+        self.records
+            .set_log_level(session(&context)?, level)
+            .await
+            .map_err(failure)
+    }
+
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
         // rmcp narrows this to the capabilities above.
         Some(subscriptions::bounded(requested))
@@ -216,6 +279,19 @@ impl ServerHandler for McpHandler {
         }
         Ok(())
     }
+}
+
+/// The session that a request of a client up to 2025-11-25 belongs to.
+fn session(context: &RequestContext<RoleServer>) -> Result<&str, ErrorData> {
+    let parts = context.extensions.get::<http::request::Parts>();
+    let session = parts.and_then(|parts| parts.headers.get("mcp-session-id")?.to_str().ok());
+    session.ok_or_else(|| ErrorData::invalid_request("this request needs a session", None))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
+fn failure(error: DatabaseError) -> ErrorData {
+    tracing::warn!(%error, "a request failed");
+    ErrorData::internal_error("the database does not answer; try again in a few seconds", None)
 }
 
 /// The answer to a request for a resource that does not exist.

@@ -1,17 +1,30 @@
 //! The protocol: MCP over streamable HTTP, both eras at one path.
 //!
-//! rmcp speaks the protocol. In front of it, `endpoint` decides what needs a slot and when an answer is complete;
-//! behind it, `handler` runs the tools, and `sessions` keeps what sessions of clients up to 2025-11-25 need in the
-//! database, so that any replica can go on with them.
+//! rmcp speaks the protocol. In front of it, `endpoint` decides who is answered ([`hosts`]), what needs a slot, and when
+//! an answer is complete; behind it, `handler` runs what the catalog offers. [`sessions`] of clients up to 2025-11-25
+//! live at any replica, and so do calls in several rounds ([`request_state`]) of clients of 2026-07-28.
 
 mod answer;
 pub mod endpoint;
 mod handler;
+pub mod hosts;
 mod message;
 mod record;
+pub mod request_state;
 mod restore;
 pub mod sessions;
 mod subscriptions;
 
-pub use endpoint::{Endpoint, HostPolicy, Options};
+pub use endpoint::{Endpoint, Options};
 pub use handler::McpHandler;
+pub use hosts::{HostPolicy, Names, OriginPolicy};
+pub use request_state::RequestStates;
+pub use sessions::ClientLog;
+
+use crate::database::Migration;
+
+/// The protocol's own tables, in order.
+#[must_use]
+pub fn migrations() -> Vec<Migration> {
+    [sessions::MIGRATIONS, request_state::MIGRATIONS].concat()
+}

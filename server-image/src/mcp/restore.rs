@@ -6,9 +6,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use rmcp::transport::streamable_http_server::session::SessionManager;
-use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use tokio::sync::{Mutex, MutexGuard};
+
+use super::sessions::SharedSessions;
 
 /// Sessions share this many turns; it also bounds how many look-ups of sessions the database sees at once.
 const TURNS: usize = 64;
@@ -27,8 +27,8 @@ impl Restoring {
     }
 
     /// Waits for the turn of a request that names the session `id`; `None` if the session is in memory already.
-    pub(super) async fn turn(&self, sessions: &LocalSessionManager, id: &str) -> Option<MutexGuard<'_, ()>> {
-        if is_here(sessions, id).await {
+    pub(super) async fn turn(&self, sessions: &SharedSessions, id: &str) -> Option<MutexGuard<'_, ()>> {
+        if sessions.is_here(id).await {
             return None;
         }
         let mut hasher = DefaultHasher::new();
@@ -36,10 +36,6 @@ impl Restoring {
         let index = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
         let turn = self.turns[index].lock().await;
         // Whoever had the turn before may have restored it.
-        (!is_here(sessions, id).await).then_some(turn)
+        (!sessions.is_here(id).await).then_some(turn)
     }
-}
-
-async fn is_here(sessions: &LocalSessionManager, id: &str) -> bool {
-    sessions.has_session(&id.into()).await.unwrap_or(false)
 }

@@ -1,10 +1,18 @@
 //! What a tool knows of a call besides its arguments.
+#![expect(
+    deprecated,
+    reason = "logging is deprecated in the protocol, and older clients may still use it"
+)]
 
 use std::sync::Arc;
 
 use http::request::Parts;
 use rmcp::RoleServer;
+use rmcp::model::{LoggingLevel, LoggingMessageNotification, LoggingMessageNotificationParam, ServerNotification};
 use rmcp::service::RequestContext;
+
+use crate::mcp::ClientLog;
+use crate::mcp::sessions::severity;
 
 /// The circumstances of one call. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,6 +45,24 @@ impl CallContext {
         match &self.0 {
             Origin::Mcp(request) => request.extensions.get(),
             Origin::Http(parts) => Some(parts),
+        }
+    }
+
+    /// Writes to the client's log, if it asked for logs of this severity. Logging is deprecated in the protocol.
+    pub async fn log(&self, level: LoggingLevel, message: &str) {
+        let Some(request) = self.request() else { return };
+        let message = LoggingMessageNotificationParam::new(level, message.into());
+        if let Some(log) = self.http().and_then(|parts| parts.extensions.get::<ClientLog>()) {
+            let notification = LoggingMessageNotification::new(message);
+            log.write(level, ServerNotification::LoggingMessageNotification(notification))
+                .await;
+        } else if request
+            .meta
+            .log_level()
+            .is_some_and(|wanted| severity(level) >= severity(wanted))
+        {
+            // A client that has gone misses it.
+            let _ = request.peer.notify_logging_message(message).await;
         }
     }
 

@@ -26,4 +26,6 @@ pub struct Catalog {
     pub resources: ResourceRegistry,
     /// Messages that clients may begin a conversation with.
     pub prompts: PromptRegistry,
+    /// Whether tools write logs for clients.
+    pub is_logging: bool,
 }

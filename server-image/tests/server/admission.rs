@@ -162,18 +162,18 @@ async fn tuning_shows_what_is_in_force() {
         queue_max: 7,
     };
     let server = TestServer::start(settings).await;
-    let tuning = until("a connection is open", async || {
+    let tuning = until("one connection to listen and one for work are open", async || {
         let tuning: serde_json::Value = reqwest::get(format!("http://{}/tuning", server.server.admin))
             .await
             .unwrap()
             .json()
             .await
             .unwrap();
-        (tuning["pool"]["open"] != 0).then_some(tuning)
+        (tuning["pool"]["open"] == 2).then_some(tuning)
     })
     .await;
     assert_eq!(
         tuning,
-        json!({"pool": {"max": 3, "open": 1}, "concurrency": 5, "queueMax": 7})
+        json!({"pool": {"max": 3, "open": 2}, "concurrency": 5, "queueMax": 7})
     );
 }

@@ -4,6 +4,8 @@ pub mod client;
 pub mod databases;
 pub mod issuer;
 pub mod metrics;
+pub mod nginx;
+pub mod node;
 pub mod postgres;
 pub mod server;
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mcp_server::mcp::HostPolicy;
-use mcp_server::server::{Capacity, Data, Network, Operation, Server, Settings};
+use mcp_server::mcp::{HostPolicy, Names, OriginPolicy};
+use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, Settings};
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
 
@@ -29,7 +29,11 @@ pub fn settings(database_url: &str) -> Settings {
             metrics_listen: any,
             admin_listen: any,
             path: "/mcp".to_owned(),
-            hosts: HostPolicy::Loopback,
+            names: Names {
+                hosts: HostPolicy::Loopback,
+                origins: OriginPolicy::Loopback,
+            },
+            request_state_key: None,
         },
         transport: mcp_server::transport::Settings::default(),
         auth: mcp_server::auth::Settings::default(),
@@ -47,7 +51,7 @@ pub fn settings(database_url: &str) -> Settings {
         shared_context: SharedContextSettings::default(),
         capacity: Capacity::default(),
         operation: Operation {
-            load_fixtures: true,
+            fixtures: Fixtures::Load,
             drain: Duration::from_secs(10),
         },
     }

@@ -1,0 +1,235 @@
+//! What replicas give each other through Postgres: letters, and copies of streams.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use rmcp::model::ClientJsonRpcMessage;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::{Instant, timeout};
+
+use super::ids::StreamId;
+use super::replay::{Copying, KEEP};
+use crate::changes::{Changes, Topic};
+use crate::database::{DatabaseError, PostgresDatabase};
+
+/// Name under which letters reach every replica.
+pub(super) const ALL: &str = "*";
+/// Longest time that a replica may take to begin with a copy; then it is thought to be gone.
+const BEGIN_MAX: Duration = Duration::from_secs(15);
+/// Longest time that a stream can last: the longest time of a request, and a reserve.
+const STREAM_MAX: Duration = Duration::from_mins(3);
+/// How often a copy is looked at without news of it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Something that another replica should do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Letter {
+    /// Hand this message of a client to the session.
+    Deliver {
+        session: String,
+        message: ClientJsonRpcMessage,
+    },
+    /// Copy a stream to the database: its client came back at another replica.
+    Copy { session: String, stream: u64 },
+    /// The client has ended the session.
+    Ended { session: String },
+}
+
+/// This replica's side of the exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    replica: String,
+    database: PostgresDatabase,
+    changes: Changes,
+    /// Last letter to all that this replica has read; -1 before it knows which it need not read.
+    read: AtomicI64,
+}
+
+/// One row of a copied stream.
+struct Row {
+    position: u64,
+    message: Option<String>,
+    is_last: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(replica: String, database: PostgresDatabase, changes: Changes) -> Self {
+        Self {
+            replica,
+            database,
+            changes,
+            read: AtomicI64::new(-1),
+        }
+    }
+
+    /// Writes a letter to one replica, or to [`ALL`].
+    pub(super) async fn write(&self, replica: &str, letter: &Letter) -> Result<(), DatabaseError> {
+        let letter = serde_json::to_string(letter)?;
+        let insert = "INSERT INTO mcp_letters (replica, letter) VALUES ($1, $2)";
+        let connection = self.database.connection().await?;
+        connection.query(insert, &[&replica, &letter]).await?;
+        drop(connection);
+        self.changes.publish(Topic::Mail(replica.to_owned()));
+        Ok(())
+    }
+
+    /// Reads the letters that have come.
+    pub(super) async fn letters(&self) -> Result<Vec<Letter>, DatabaseError> {
+        let connection = self.database.connection().await?;
+        let take = "DELETE FROM mcp_letters WHERE replica = $1 RETURNING id, letter";
+        let mut rows = connection.query(take, &[&self.replica]).await?;
+        let read = self.read.load(Ordering::Relaxed);
+        if read < 0 {
+            // Letters from before this replica was there are not for it.
+            let last = "SELECT coalesce(max(id), 0) FROM mcp_letters WHERE replica = $1 \
+                        AND created_at < now() - interval '5 seconds'";
+            let row = connection.query_one(last, &[&ALL]).await?;
+            self.read.store(row.try_get(0)?, Ordering::Relaxed);
+        } else {
+            let look = "SELECT id, letter FROM mcp_letters WHERE replica = $1 AND id > $2";
+            let to_all = connection.query(look, &[&ALL, &read]).await?;
+            for row in &to_all {
+                self.read.fetch_max(row.try_get(0)?, Ordering::Relaxed);
+            }
+            rows.extend(to_all);
+        }
+        let mut letters = rows
+            .iter()
+            .map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, String>(1)?)))
+            .collect::<Result<Vec<_>, DatabaseError>>()?;
+        letters.sort_unstable();
+        // What this version cannot read, a newer one wrote for its own kind.
+        let known = letters
+            .iter()
+            .filter_map(|(_, letter)| serde_json::from_str(letter).ok());
+        Ok(known.collect())
+    }
+
+    /// Adds to the copy of a stream.
+    pub(super) async fn copy(&self, stream: &StreamId, session: &str, part: Copying) -> Result<(), DatabaseError> {
+        let mut connection = self.database.connection().await?;
+        let transaction = connection.transaction().await?;
+        let insert = "INSERT INTO mcp_stream_events (stream, position, session_id, message, is_last) \
+                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        let id = stream.to_string();
+        let last = part.from + part.messages.len();
+        // A row without a message says that the replica is there, or that the stream has ended.
+        let mut rows: Vec<(usize, Option<String>, bool)> = Vec::new();
+        if part.from == 0 {
+            rows.push((0, None, false));
+        }
+        for (index, message) in part.messages.iter().enumerate() {
+            rows.push((
+                part.from + index + 1,
+                Some(serde_json::to_string(message.as_ref())?),
+                false,
+            ));
+        }
+        if part.has_ended {
+            rows.push((last + 1, None, true));
+        }
+        for (position, message, is_last) in rows {
+            let position = i64::try_from(position).unwrap_or(i64::MAX);
+            transaction
+                .query_opt(insert, &[&id, &position, &session, &message, &is_last])
+                .await?;
+        }
+        transaction.commit().await?;
+        drop(connection);
+        self.changes.publish(Topic::Stream(id));
+        Ok(())
+    }
+
+    /// The messages after `number` on a stream of another replica, as JSON, each with its number; ends soon if that
+    /// replica is gone, and with the stream.
+    pub(super) fn after(
+        self: Arc<Self>,
+        session: String,
+        id: StreamId,
+        number: u64,
+    ) -> impl Stream<Item = (u64, String)> + Send + 'static {
+        let (sender, receiver) = channel(16);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                followed = self.follow(&session, &id, number, &sender) => {
+                    if let Err(error) = followed {
+                        tracing::warn!(%error, "cannot go on with a stream of another replica");
+                    }
+                }
+            }
+        });
+        stream::unfold(receiver, |mut receiver| async move {
+            let event = receiver.recv().await?;
+            Some((event, receiver))
+        })
+    }
+
+    async fn follow(
+        &self,
+        session: &str,
+        id: &StreamId,
+        number: u64,
+        sender: &Sender<(u64, String)>,
+    ) -> Result<(), DatabaseError> {
+        let news = self.changes.follow([Topic::Stream(id.to_string())]);
+        let letter = Letter::Copy {
+            session: session.to_owned(),
+            stream: id.number,
+        };
+        self.write(&id.replica, &letter).await?;
+        let started = Instant::now();
+        let mut next = number + 1;
+        let mut has_begun = false;
+        while started.elapsed() < STREAM_MAX && (has_begun || started.elapsed() < BEGIN_MAX) {
+            for row in self.rows(id, session, if has_begun { next } else { 0 }).await? {
+                has_begun = true;
+                if row.is_last {
+                    return Ok(());
+                }
+                if let (Some(message), true) = (row.message, row.position >= next) {
+                    next = row.position + 1;
+                    if sender.send((row.position, message)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            // Without news in time, the copy is looked at all the same.
+            let _ = timeout(LOOK, news.next()).await;
+        }
+        Ok(())
+    }
+
+    async fn rows(&self, id: &StreamId, session: &str, from: u64) -> Result<Vec<Row>, DatabaseError> {
+        let read = "SELECT position, message, is_last FROM mcp_stream_events \
+                    WHERE stream = $1 AND session_id = $2 AND position >= $3 ORDER BY position";
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let connection = self.database.connection().await?;
+        let rows = connection.query(read, &[&id.to_string(), &session, &from]).await?;
+        let rows = rows.iter().map(|row| {
+            Ok(Row {
+                position: u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0),
+                message: row.try_get(1)?,
+                is_last: row.try_get(2)?,
+            })
+        });
+        rows.collect()
+    }
+
+    /// Removes what nobody needs any more.
+    pub(super) async fn tidy(&self) -> Result<(), DatabaseError> {
+        let connection = self.database.connection().await?;
+        let seconds = i64::try_from((STREAM_MAX + KEEP).as_secs()).unwrap_or(i64::MAX);
+        for (table, key) in [("mcp_stream_events", "ctid"), ("mcp_letters", "ctid")] {
+            let delete = format!(
+                "DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} \
+                 WHERE created_at < now() - make_interval(secs => $1::bigint) LIMIT 10000 FOR UPDATE SKIP LOCKED)"
+            );
+            connection.query(&delete, &[&seconds]).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,434 @@
+//! Sessions in memory, and their messages on the way in and out.
+//!
+//! rmcp's own session manager does the work of one session. This one stands before it, so that any replica can take
+//! part: answers become streams that can be read again, requests of the server to a client get ids that name the call
+//! they belong to, and what a client sends for a call of another replica is passed on there. rmcp 3.9.0 has an event
+//! store for the first; with it, however, every message of every call is a write to the database, and requests of
+//! 2026-07-28 no longer end when their client disconnects.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use http::request::Parts;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, GetExtensions, RequestId, ServerJsonRpcMessage, ServerNotification,
+};
+use rmcp::transport::WorkerTransport;
+use rmcp::transport::streamable_http_server::session::local::{
+    LocalSessionManager, LocalSessionManagerError, LocalSessionWorker,
+};
+use rmcp::transport::streamable_http_server::session::{RestoreOutcome, ServerSseMessage, SessionId, SessionManager};
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::exchange::{ALL, Exchange, Letter};
+use super::ids::Place;
+use super::log::ClientLog;
+use super::replay::{Replay, Replays, whole};
+use super::store::SessionRecords;
+use crate::changes::{Changes, Topic};
+use crate::database::{Database, DatabaseError};
+use crate::lock;
+
+/// Logs of one call that wait to be sent.
+const LOGS_WAITING: usize = 16;
+/// How often the database is tidied.
+const TIDY: Duration = Duration::from_mins(1);
+
+/// The sessions that this replica has in memory, and all others that it can take in.
+pub struct SharedSessions {
+    pub(super) local: LocalSessionManager,
+    pub(super) records: SessionRecords,
+    pub(super) changes: Changes,
+    pub(super) replica: String,
+    pub(super) carrier: Carrier,
+    idle: Duration,
+}
+
+/// What carries the messages of calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Carrier {
+    pub(super) replays: Arc<Replays>,
+    pub(super) exchange: Option<Arc<Exchange>>,
+    uses: Arc<Mutex<HashMap<SessionId, Use>>>,
+}
+
+/// How a session in memory is used.
+#[derive(Debug)]
+struct Use {
+    running: usize,
+    last: Instant,
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self {
+            running: 0,
+            last: Instant::now(),
+        }
+    }
+}
+
+impl SharedSessions {
+    /// Sessions of `database`; those that nobody uses for `idle` leave memory.
+    #[must_use]
+    pub fn new(database: &Database, changes: Changes, idle: Duration) -> Arc<Self> {
+        let mut local = LocalSessionManager::default();
+        // Idle sessions are let go here: rmcp would also end one whose only call takes that long.
+        local.session_config.keep_alive = None;
+        // The beginning of a stream comes from the replay.
+        local.session_config.sse_retry = None;
+        let replica = Uuid::new_v4().simple().to_string()[..12].to_owned();
+        let exchange = match database {
+            Database::Postgres(database) => {
+                let exchange = Exchange::new(replica.clone(), database.clone(), changes.clone());
+                Some(Arc::new(exchange))
+            }
+            Database::Sqlite(_) => None,
+        };
+        Arc::new(Self {
+            local,
+            records: SessionRecords::new(database.clone()),
+            changes,
+            replica,
+            carrier: Carrier {
+                replays: Arc::default(),
+                exchange,
+                uses: Arc::default(),
+            },
+            idle,
+        })
+    }
+
+    /// The records behind the sessions.
+    #[must_use]
+    pub const fn records(&self) -> &SessionRecords {
+        &self.records
+    }
+
+    /// How many sessions are in memory.
+    #[must_use]
+    pub fn in_memory(&self) -> usize {
+        lock(&self.carrier.uses).len()
+    }
+
+    /// Whether the session is in memory. If so, it stays for now.
+    pub(in crate::mcp) async fn is_here(&self, id: &str) -> bool {
+        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
+            used.last = Instant::now();
+        }
+        self.local.has_session(&id.into()).await.unwrap_or(false)
+    }
+
+    /// The client has ended a session: no replica may go on with it.
+    pub(in crate::mcp) async fn ended(&self, id: &str) {
+        // Streams of news look whether their session is still there.
+        self.changes.publish(session_topic(id));
+        let letter = Letter::Ended { session: id.to_owned() };
+        self.write(ALL, &letter).await;
+    }
+
+    /// Does what has to be done beside requests, until dropped.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.let_go(), self.tidy(), self.read_letters());
+    }
+
+    /// Lets go of sessions that nobody uses.
+    async fn let_go(&self) {
+        let pause = (self.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            sleep(pause).await;
+            self.carrier.replays.tidy();
+            for id in self.unused() {
+                if let Err(error) = self.close_session(&id).await {
+                    tracing::debug!(%error, "cannot close an idle session");
+                }
+            }
+        }
+    }
+
+    fn unused(&self) -> Vec<SessionId> {
+        let uses = lock(&self.carrier.uses);
+        let unused = uses
+            .iter()
+            .filter(|(_, used)| used.running == 0 && used.last.elapsed() >= self.idle);
+        unused.map(|(id, _)| SessionId::clone(id)).collect()
+    }
+
+    async fn tidy(&self) {
+        loop {
+            sleep(TIDY).await;
+            let in_use = lock(&self.carrier.uses)
+                .keys()
+                .map(|id| id.as_ref().to_owned())
+                .collect();
+            let mut tidied = self.records.tidy(in_use).await;
+            if let (Ok(()), Some(exchange)) = (&tidied, &self.carrier.exchange) {
+                tidied = exchange.tidy().await;
+            }
+            if let Err(error) = tidied {
+                tracing::debug!(%error, "cannot tidy sessions; trying again");
+            }
+        }
+    }
+
+    async fn read_letters(&self) {
+        let Some(exchange) = &self.carrier.exchange else { return };
+        let news = self
+            .changes
+            .follow([Topic::Mail(self.replica.clone()), Topic::Mail(ALL.to_owned())]);
+        loop {
+            match exchange.letters().await {
+                Ok(letters) => {
+                    for letter in letters {
+                        self.obey(letter, exchange).await;
+                    }
+                    news.next().await;
+                }
+                Err(DatabaseError::NotReady) => sleep(Duration::from_millis(200)).await,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read letters of other replicas; trying again");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn obey(&self, letter: Letter, exchange: &Exchange) {
+        match letter {
+            Letter::Deliver { session, message } => {
+                if let Err(error) = self.local.accept_message(&session.into(), message).await {
+                    tracing::debug!(%error, "a letter for a session that is not here");
+                }
+            }
+            Letter::Copy { session, stream } => {
+                if let Some(replay) = self.carrier.replays.find(stream, &session) {
+                    replay.want_copy();
+                    copy(&replay, exchange).await;
+                }
+            }
+            Letter::Ended { session } => {
+                if let Err(error) = self.close_session(&session.into()).await {
+                    tracing::debug!(%error, "cannot close a session that has ended");
+                }
+            }
+        }
+    }
+
+    async fn write(&self, replica: &str, letter: &Letter) {
+        if let Some(exchange) = &self.carrier.exchange
+            && let Err(error) = exchange.write(replica, letter).await
+        {
+            tracing::warn!(%error, "cannot write to another replica");
+        }
+    }
+}
+
+impl Carrier {
+    /// Takes in the messages of a call until it ends, whether or not its client is still there.
+    async fn carry(
+        self,
+        replay: Arc<Replay>,
+        messages: impl Stream<Item = ServerSseMessage> + Send,
+        mut logs: Receiver<ServerJsonRpcMessage>,
+    ) {
+        let mut messages = pin!(messages);
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some(log) = logs.recv() => Some(Arc::new(log)),
+                event = messages.next() => match event {
+                    None => break,
+                    Some(event) => event.message,
+                },
+            };
+            if let Some(message) = message {
+                replay.push(with_places(message, &replay));
+                self.copy_on(&replay).await;
+            }
+        }
+        self.replays.ended(&replay);
+        self.copy_on(&replay).await;
+        if let Some(used) = lock(&self.uses).get_mut(replay.session.as_str()) {
+            used.running = used.running.saturating_sub(1);
+            used.last = Instant::now();
+        }
+    }
+
+    async fn copy_on(&self, replay: &Replay) {
+        if let Some(exchange) = &self.exchange {
+            copy(replay, exchange).await;
+        }
+    }
+
+    fn begin(&self, id: &SessionId) {
+        let mut uses = lock(&self.uses);
+        let used = uses.entry(SessionId::clone(id)).or_default();
+        used.running += 1;
+        used.last = Instant::now();
+    }
+}
+
+/// Copies what another replica waits for.
+async fn copy(replay: &Replay, exchange: &Exchange) {
+    let Some(part) = replay.to_copy() else { return };
+    if let Err(error) = exchange.copy(&replay.id, &replay.session, part).await {
+        tracing::warn!(%error, "cannot copy a stream for another replica");
+    }
+}
+
+/// News of a session itself: its subscriptions, its end.
+pub(in crate::mcp) fn session_topic(id: &str) -> Topic {
+    Topic::Stream(format!("session:{id}"))
+}
+
+/// Gives requests of the server ids that name the call they belong to: the answer may arrive at any replica, and two
+/// replicas may ask the same client at the same time.
+fn with_places(message: Arc<ServerJsonRpcMessage>, replay: &Replay) -> Arc<ServerJsonRpcMessage> {
+    let is_concerned = match message.as_ref() {
+        ServerJsonRpcMessage::Request(_) => true,
+        ServerJsonRpcMessage::Notification(notification) => {
+            matches!(notification.notification, ServerNotification::CancelledNotification(_))
+        }
+        _ => false,
+    };
+    if !is_concerned {
+        return message;
+    }
+    let mut message = message.as_ref().clone();
+    match &mut message {
+        ServerJsonRpcMessage::Request(request) => request.id = placed(&request.id, replay),
+        ServerJsonRpcMessage::Notification(notification) => {
+            if let ServerNotification::CancelledNotification(cancelled) = &mut notification.notification {
+                cancelled.params.request_id = cancelled.params.request_id.as_ref().map(|id| placed(id, replay));
+            }
+        }
+        _ => {}
+    }
+    Arc::new(message)
+}
+
+fn placed(id: &RequestId, replay: &Replay) -> RequestId {
+    match id {
+        RequestId::Number(number) => {
+            let place = Place {
+                stream: replay.id.clone(),
+                number: u64::try_from(*number).unwrap_or_default(),
+            };
+            RequestId::String(place.to_string().into())
+        }
+        RequestId::String(_) => id.clone(),
+    }
+}
+
+/// The place that an answer of a client names, and the answer with the id that the call there knows.
+fn addressed(message: &mut ClientJsonRpcMessage) -> Option<Place> {
+    let id = match message {
+        ClientJsonRpcMessage::Response(response) => &mut response.id,
+        ClientJsonRpcMessage::Error(error) => error.id.as_mut()?,
+        _ => return None,
+    };
+    let RequestId::String(text) = id else { return None };
+    let place: Place = text.parse().ok()?;
+    *id = RequestId::Number(i64::try_from(place.number).ok()?);
+    Some(place)
+}
+
+impl SessionManager for SharedSessions {
+    type Error = LocalSessionManagerError;
+    type Transport = WorkerTransport<LocalSessionWorker>;
+
+    async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
+        let (id, transport) = self.local.create_session().await?;
+        lock(&self.carrier.uses).insert(SessionId::clone(&id), Use::default());
+        Ok((id, transport))
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<ServerJsonRpcMessage, Self::Error> {
+        self.local.initialize_session(id, message).await
+    }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool, Self::Error> {
+        self.local.has_session(id).await
+    }
+
+    async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
+        lock(&self.carrier.uses).remove(id);
+        self.local.close_session(id).await
+    }
+
+    async fn create_stream(
+        &self,
+        id: &SessionId,
+        mut message: ClientJsonRpcMessage,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        let (log, logs) = channel(LOGS_WAITING);
+        if let ClientJsonRpcMessage::Request(request) = &mut message
+            && let Some(parts) = request.request.extensions_mut().get_mut::<Parts>()
+        {
+            parts.extensions.insert(ClientLog {
+                session: SessionId::clone(id),
+                records: self.records.clone(),
+                stream: log,
+            });
+        }
+        let messages = self.local.create_stream(id, message).await?;
+        self.carrier.begin(id);
+        let replay = self.carrier.replays.open(&self.replica, id);
+        tokio::spawn(self.carrier.clone().carry(Arc::clone(&replay), messages, logs));
+        Ok(whole(replay))
+    }
+
+    async fn accept_message(&self, id: &SessionId, mut message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
+        if let Some(place) = addressed(&mut message)
+            && place.stream.replica != self.replica
+        {
+            let session = id.as_ref().to_owned();
+            self.write(&place.stream.replica, &Letter::Deliver { session, message })
+                .await;
+            return Ok(());
+        }
+        if is_cancellation(&message) && self.carrier.exchange.is_some() {
+            // Which replica runs the call is not known.
+            let letter = Letter::Deliver {
+                session: id.as_ref().to_owned(),
+                message: message.clone(),
+            };
+            self.write(ALL, &letter).await;
+        }
+        self.local.accept_message(id, message).await
+    }
+
+    async fn create_standalone_stream(
+        &self,
+        id: &SessionId,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        self.local.create_standalone_stream(id).await
+    }
+
+    async fn resume(
+        &self,
+        id: &SessionId,
+        last_event_id: String,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
+        self.local.resume(id, last_event_id).await
+    }
+
+    async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
+        lock(&self.carrier.uses).entry(SessionId::clone(&id)).or_default();
+        self.local.restore_session(id).await
+    }
+}
+
+fn is_cancellation(message: &ClientJsonRpcMessage) -> bool {
+    matches!(message, ClientJsonRpcMessage::Notification(notification)
+        if matches!(notification.notification, ClientNotification::CancelledNotification(_)))
+}

@@ -1,0 +1,277 @@
+//! The answer to one POST, as a stream that can be read again from any place: its client may lose the connection.
+//!
+//! The messages stay in memory for a while after the end. They go to the database only when another replica asks for
+//! them, so a call whose client stays costs nothing there.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::ready;
+use futures::stream::{once, unfold};
+use futures::{Stream, StreamExt};
+use rmcp::model::ServerJsonRpcMessage;
+use rmcp::transport::streamable_http_server::session::ServerSseMessage;
+use tokio::sync::Notify;
+
+use super::ids::{Place, StreamId};
+use crate::lock;
+
+/// When a client should come back after it lost the connection.
+pub(super) const RETRY: Duration = Duration::from_secs(3);
+/// How long the end of a stream can be read again.
+pub(super) const KEEP: Duration = Duration::from_mins(1);
+/// Most streams that have ended and are kept; more make the oldest go. This bounds the memory they take.
+const ENDED_MAX: usize = 256;
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) id: StreamId,
+    pub(super) session: String,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: Vec<Arc<ServerJsonRpcMessage>>,
+    ended: Option<Instant>,
+    /// How many messages are in the database; `None` while nobody else wants them.
+    copied: Option<usize>,
+}
+
+/// Messages to copy to the database, the first at `from`.
+#[derive(Debug)]
+pub(super) struct Copying {
+    pub(super) from: usize,
+    pub(super) messages: Vec<Arc<ServerJsonRpcMessage>>,
+    pub(super) has_ended: bool,
+}
+
+impl Replay {
+    /// Adds a message.
+    pub(super) fn push(&self, message: Arc<ServerJsonRpcMessage>) {
+        lock(&self.state).messages.push(message);
+        self.news.notify_waiters();
+    }
+
+    /// There will be no more messages.
+    pub(super) fn end(&self) {
+        lock(&self.state).ended = Some(Instant::now());
+        self.news.notify_waiters();
+    }
+
+    /// From now on somebody reads the copy.
+    pub(super) fn want_copy(&self) {
+        let mut state = lock(&self.state);
+        state.copied = state.copied.or(Some(0));
+    }
+
+    /// What somebody who reads the copy lacks; `None` if nobody does. What it gives counts as copied.
+    pub(super) fn to_copy(&self) -> Option<Copying> {
+        let mut state = lock(&self.state);
+        let from = state.copied?;
+        let messages = state.messages.get(from..).unwrap_or_default().to_vec();
+        state.copied = Some(state.messages.len());
+        Some(Copying {
+            from,
+            messages,
+            has_ended: state.ended.is_some(),
+        })
+    }
+
+    /// Waits for the message at `index`; `None` after the last.
+    async fn message(&self, index: usize) -> Option<Arc<ServerJsonRpcMessage>> {
+        loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            {
+                let state = lock(&self.state);
+                if let Some(message) = state.messages.get(index) {
+                    return Some(Arc::clone(message));
+                }
+                if state.ended.is_some() {
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+
+    /// The id from which a client can go on after the message `number`.
+    fn place(&self, number: u64) -> String {
+        let place = Place {
+            stream: self.id.clone(),
+            number,
+        };
+        place.to_string()
+    }
+}
+
+/// The whole stream, with a first event that holds no message but an id.
+pub(super) fn whole(replay: Arc<Replay>) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static {
+    let first = ServerSseMessage::priming(replay.place(0), RETRY);
+    let places = Arc::clone(&replay);
+    let rest = after(replay, 0).map(move |(number, message)| {
+        let mut event = ServerSseMessage::default();
+        event.event_id = Some(places.place(number));
+        event.message = Some(message);
+        event
+    });
+    once(ready(first)).chain(rest)
+}
+
+/// The messages after `number`, each with its number.
+pub(super) fn after(
+    replay: Arc<Replay>,
+    number: u64,
+) -> impl Stream<Item = (u64, Arc<ServerJsonRpcMessage>)> + Send + Sync + 'static {
+    unfold((replay, number), |(replay, number)| async move {
+        let message = replay.message(usize::try_from(number).ok()?).await?;
+        Some(((number + 1, message), (replay, number + 1)))
+    })
+}
+
+/// The streams of this replica: those that run, and those that ended lately.
+#[derive(Debug, Default)]
+pub(super) struct Replays(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    next: u64,
+    streams: HashMap<u64, Arc<Replay>>,
+    ended: VecDeque<u64>,
+}
+
+impl Replays {
+    /// A new stream.
+    pub(super) fn open(&self, replica: &str, session: &str) -> Arc<Replay> {
+        let mut kept = lock(&self.0);
+        kept.next += 1;
+        let number = kept.next;
+        let replay = Arc::new(Replay {
+            id: StreamId {
+                replica: replica.to_owned(),
+                number,
+            },
+            session: session.to_owned(),
+            state: Mutex::default(),
+            news: Notify::new(),
+        });
+        kept.streams.insert(number, Arc::clone(&replay));
+        replay
+    }
+
+    /// The stream with this number, if it is one of `session`.
+    pub(super) fn find(&self, number: u64, session: &str) -> Option<Arc<Replay>> {
+        let kept = lock(&self.0);
+        kept.streams
+            .get(&number)
+            .filter(|replay| replay.session == session)
+            .cloned()
+    }
+
+    /// Notes that a stream has ended, and lets go of the oldest when there are too many.
+    pub(super) fn ended(&self, replay: &Replay) {
+        replay.end();
+        let mut kept = lock(&self.0);
+        kept.ended.push_back(replay.id.number);
+        while kept.ended.len() > ENDED_MAX {
+            kept.drop_oldest();
+        }
+    }
+
+    /// Lets go of streams that ended more than [`KEEP`] ago.
+    pub(super) fn tidy(&self) {
+        let mut kept = lock(&self.0);
+        while let Some(oldest) = kept.ended.front() {
+            let is_fresh = kept
+                .streams
+                .get(oldest)
+                .is_some_and(|replay| lock(&replay.state).ended.is_none_or(|ended| ended.elapsed() < KEEP));
+            if is_fresh {
+                return;
+            }
+            kept.drop_oldest();
+        }
+    }
+}
+
+impl Kept {
+    fn drop_oldest(&mut self) {
+        if let Some(number) = self.ended.pop_front() {
+            self.streams.remove(&number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rmcp::model::{EmptyResult, RequestId, ServerResult};
+
+    fn message(id: i64) -> Arc<ServerJsonRpcMessage> {
+        let result = ServerResult::EmptyResult(EmptyResult {});
+        Arc::new(ServerJsonRpcMessage::response(result, RequestId::Number(id)))
+    }
+
+    fn ids(events: &[ServerSseMessage]) -> Vec<&str> {
+        events.iter().filter_map(|event| event.event_id.as_deref()).collect()
+    }
+
+    /// A client that lost its connection must get exactly what it has not got, also what comes later.
+    #[tokio::test]
+    async fn a_stream_goes_on_from_any_place() {
+        let replays = Replays::default();
+        let replay = replays.open("r", "session");
+        let reading = tokio::spawn(whole(Arc::clone(&replay)).collect::<Vec<_>>());
+        replay.push(message(1));
+        replay.push(message(2));
+        let from_one = tokio::spawn(after(Arc::clone(&replay), 1).collect::<Vec<_>>());
+        tokio::task::yield_now().await;
+        replay.push(message(3));
+        replays.ended(&replay);
+        assert_eq!(ids(&reading.await.unwrap()), ["r.1.0", "r.1.1", "r.1.2", "r.1.3"]);
+        let numbers: Vec<u64> = from_one.await.unwrap().iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [2, 3]);
+        assert!(after(replay, 3).collect::<Vec<_>>().await.is_empty());
+    }
+
+    /// The id of an event is not secret: it must open the stream for its own session only.
+    #[test]
+    fn a_stream_belongs_to_its_session() {
+        let replays = Replays::default();
+        let replay = replays.open("r", "mine");
+        assert!(replays.find(replay.id.number, "mine").is_some());
+        assert!(replays.find(replay.id.number, "another").is_none());
+    }
+
+    /// Every message must be copied once, and none before another replica asks.
+    #[test]
+    fn copies_are_made_on_demand() {
+        let replay = Replays::default().open("r", "session");
+        replay.push(message(1));
+        assert!(replay.to_copy().is_none());
+        replay.want_copy();
+        let first = replay.to_copy().unwrap();
+        assert_eq!((first.from, first.messages.len(), first.has_ended), (0, 1, false));
+        replay.push(message(2));
+        replay.end();
+        let second = replay.to_copy().unwrap();
+        assert_eq!((second.from, second.messages.len(), second.has_ended), (1, 1, true));
+    }
+
+    /// Answers that nobody asks for again must not fill the memory.
+    #[test]
+    fn few_streams_are_kept_after_their_end() {
+        let replays = Replays::default();
+        let running = replays.open("r", "session");
+        for _ in 0..3 * ENDED_MAX {
+            replays.ended(&replays.open("r", "session"));
+        }
+        assert_eq!(lock(&replays.0).streams.len(), ENDED_MAX + 1);
+        assert!(replays.find(running.id.number, "session").is_some());
+    }
+}

@@ -1,0 +1,252 @@
+//! What a session is, in the database.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rmcp::transport::streamable_http_server::session::{SessionState, SessionStore, SessionStoreError};
+use rusqlite::{OptionalExtension, params};
+
+use crate::database::{Database, DatabaseError};
+
+/// A session that nobody has used for this long is forgotten.
+pub const FORGET_AFTER: Duration = Duration::from_hours(7 * 24);
+/// Most resources that one session follows.
+pub const SUBSCRIPTIONS_MAX: usize = 1_000;
+
+/// The sessions in a database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SessionRecords {
+    database: Database,
+}
+
+impl SessionRecords {
+    /// Sessions in `database`.
+    #[must_use]
+    pub const fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// What the client said in `initialize`; `None` for an unknown session.
+    async fn read(&self, id: &str) -> Result<Option<String>, DatabaseError> {
+        self.text("SELECT state FROM mcp_sessions WHERE id = $1", id).await
+    }
+
+    async fn write(&self, id: &str, state: String) -> Result<(), DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let upsert = "INSERT INTO mcp_sessions (id, state) VALUES ($1, $2) \
+                              ON CONFLICT (id) DO UPDATE SET state = excluded.state";
+                let connection = database.connection().await?;
+                connection.query(upsert, &[&id, &state]).await.map(drop)
+            }
+            Database::Sqlite(_) => {
+                let upsert = "INSERT INTO mcp_sessions (id, state, used_at) VALUES (?1, ?2, unixepoch()) \
+                              ON CONFLICT (id) DO UPDATE SET state = excluded.state";
+                self.execute(upsert, upsert, id, state).await
+            }
+        }
+    }
+
+    /// Whether there is such a session.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn exists(&self, id: &str) -> Result<bool, DatabaseError> {
+        let known = self.text("SELECT id FROM mcp_sessions WHERE id = $1", id).await?;
+        Ok(known.is_some())
+    }
+
+    /// Lets a session follow `uri`; `false` when it follows as many as it may.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer, or there is no such session.
+    pub async fn subscribe(&self, id: &str, uri: &str) -> Result<bool, DatabaseError> {
+        if self.subscriptions(id).await?.len() >= SUBSCRIPTIONS_MAX {
+            return Ok(false);
+        }
+        self.execute(
+            "INSERT INTO mcp_session_subscriptions (session_id, uri) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            "INSERT INTO mcp_session_subscriptions (session_id, uri) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            id,
+            uri.to_owned(),
+        )
+        .await?;
+        Ok(true)
+    }
+
+    /// Lets a session no longer follow `uri`.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn unsubscribe(&self, id: &str, uri: &str) -> Result<(), DatabaseError> {
+        self.execute(
+            "DELETE FROM mcp_session_subscriptions WHERE session_id = $1 AND uri = $2",
+            "DELETE FROM mcp_session_subscriptions WHERE session_id = ?1 AND uri = ?2",
+            id,
+            uri.to_owned(),
+        )
+        .await
+    }
+
+    /// What a session follows.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn subscriptions(&self, id: &str) -> Result<Vec<String>, DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let read = "SELECT uri FROM mcp_session_subscriptions WHERE session_id = $1 ORDER BY uri";
+                let rows = database.connection().await?.query(read, &[&id]).await?;
+                rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+            }
+            Database::Sqlite(database) => {
+                let id = id.to_owned();
+                let read = database.read(move |transaction| {
+                    let sql = "SELECT uri FROM mcp_session_subscriptions WHERE session_id = ?1 ORDER BY uri";
+                    let mut statement = transaction.prepare_cached(sql)?;
+                    let uris = statement.query_map([id], |row| row.get(0))?;
+                    Ok::<_, DatabaseError>(uris.collect::<Result<Vec<String>, _>>()?)
+                });
+                read.await
+            }
+        }
+    }
+
+    /// Least severity of logs that a client wants; `None` when it never said.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn log_level(&self, id: &str) -> Result<Option<String>, DatabaseError> {
+        let sql = "SELECT log_level FROM mcp_sessions WHERE id = $1 AND log_level IS NOT NULL";
+        self.text(sql, id).await
+    }
+
+    /// Sets the least severity of logs that a client wants.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn set_log_level(&self, id: &str, level: &str) -> Result<(), DatabaseError> {
+        self.execute(
+            "UPDATE mcp_sessions SET log_level = $2 WHERE id = $1",
+            "UPDATE mcp_sessions SET log_level = ?2 WHERE id = ?1",
+            id,
+            level.to_owned(),
+        )
+        .await
+    }
+
+    /// Notes that these sessions are in use, and forgets those that nobody has used for [`FORGET_AFTER`].
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn tidy(&self, in_use: Vec<String>) -> Result<(), DatabaseError> {
+        let seconds = i64::try_from(FORGET_AFTER.as_secs()).unwrap_or(i64::MAX);
+        match &self.database {
+            Database::Postgres(database) => {
+                let connection = database.connection().await?;
+                // Once an hour is enough for a week, and spares writes.
+                let touch = "UPDATE mcp_sessions SET used_at = now() \
+                             WHERE id = ANY($1) AND used_at < now() - interval '1 hour'";
+                connection.query(touch, &[&in_use]).await?;
+                // A replica that does the same now is left alone, and no statement takes long.
+                let forget = "DELETE FROM mcp_sessions WHERE id IN (SELECT id FROM mcp_sessions \
+                              WHERE used_at < now() - make_interval(secs => $1::bigint) \
+                              LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+                connection.query(forget, &[&seconds]).await.map(drop)
+            }
+            Database::Sqlite(database) => {
+                let tidied = database.write(move |transaction| {
+                    let mut touch = transaction.prepare_cached(
+                        "UPDATE mcp_sessions SET used_at = unixepoch() WHERE id = ?1 AND used_at < unixepoch() - 3600",
+                    )?;
+                    for id in in_use {
+                        touch.execute([id])?;
+                    }
+                    let forget = "DELETE FROM mcp_sessions WHERE used_at < unixepoch() - ?1";
+                    transaction.prepare_cached(forget)?.execute([seconds])?;
+                    Ok::<_, DatabaseError>(())
+                });
+                tidied.await
+            }
+        }
+    }
+
+    /// One text of the row that `sql` finds by the session's id.
+    async fn text(&self, sql: &'static str, id: &str) -> Result<Option<String>, DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let row = database.connection().await?.query_opt(sql, &[&id]).await?;
+                Ok(row.map(|row| row.try_get(0)).transpose()?)
+            }
+            Database::Sqlite(database) => {
+                let id = id.to_owned();
+                let read = database.read(move |transaction| {
+                    // SQLite, too, knows $1.
+                    let mut statement = transaction.prepare_cached(sql)?;
+                    Ok::<_, DatabaseError>(statement.query_row([id], |row| row.get(0)).optional()?)
+                });
+                read.await
+            }
+        }
+    }
+
+    /// Runs a statement about a session with one more value.
+    async fn execute(
+        &self,
+        postgres: &'static str,
+        sqlite: &'static str,
+        id: &str,
+        value: String,
+    ) -> Result<(), DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let connection = database.connection().await?;
+                connection.query(postgres, &[&id, &value]).await.map(drop)
+            }
+            Database::Sqlite(database) => {
+                let id = id.to_owned();
+                let written = database.write(move |transaction| {
+                    transaction.prepare_cached(sqlite)?.execute(params![id, value])?;
+                    Ok::<_, DatabaseError>(())
+                });
+                written.await
+            }
+        }
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let connection = database.connection().await?;
+                let delete = "DELETE FROM mcp_sessions WHERE id = $1";
+                connection.query(delete, &[&id]).await.map(drop)
+            }
+            Database::Sqlite(database) => {
+                let id = id.to_owned();
+                let removed = database.write(move |transaction| {
+                    transaction
+                        .prepare_cached("DELETE FROM mcp_sessions WHERE id = ?1")?
+                        .execute([id])?;
+                    Ok::<_, DatabaseError>(())
+                });
+                removed.await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl SessionStore for SessionRecords {
+    async fn load(&self, session_id: &str) -> Result<Option<SessionState>, SessionStoreError> {
+        let state = self.read(session_id).await?;
+        Ok(state.as_deref().map(serde_json::from_str).transpose()?)
+    }
+
+    async fn store(&self, session_id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
+        Ok(self.write(session_id, serde_json::to_string(state)?).await?)
+    }
+
+    async fn delete(&self, session_id: &str) -> Result<(), SessionStoreError> {
+        Ok(self.remove(session_id).await?)
+    }
+}
