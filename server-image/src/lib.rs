@@ -5,6 +5,7 @@
 //!
 //! Where things live:
 //! - [`cli`], [`tuning`], [`logging`]: what a person or the operator sets.
+//! - [`stdio`]: the same for one client that starts it as a program of its own.
 //! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
 //! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
 //! - [`changes`]: news of what has changed, between replicas.
@@ -30,6 +31,7 @@ pub mod probes;
 pub mod readiness;
 pub mod report;
 pub mod server;
+pub mod stdio;
 pub mod tools;
 pub mod transport;
 pub mod tuning;

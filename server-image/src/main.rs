@@ -4,9 +4,9 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use mcp_server::auth::api_keys;
-use mcp_server::cli::{ApiKey, Cli, Command, Migrate, Refused, Report, Serve};
+use mcp_server::cli::{ApiKey, Cli, Command, Migrate, Refused, Report, Serve, Stdio};
 use mcp_server::server::Server;
-use mcp_server::{healthcheck, logging, migrate, report};
+use mcp_server::{healthcheck, logging, migrate, report, stdio};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A setting was refused.
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Serve(serve) => run_serve(&serve),
+        Command::Stdio(stdio) => run_stdio(&stdio),
         Command::Migrate(flags) => run_migrate(&flags),
         Command::Report(flags) => run_report(&flags),
         Command::ApiKey(flags) => make_api_key(&flags).map(|()| ExitCode::SUCCESS).map_err(Into::into),
@@ -103,5 +104,16 @@ async fn run_report(flags: &Report) -> Outcome {
     } else {
         print!("{report}");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn run_stdio(flags: &Stdio) -> Outcome {
+    logging::start(flags.log_format());
+    let settings = match flags.settings(variable) {
+        Ok(settings) => settings,
+        Err(error) => return Ok(refused(&error)),
+    };
+    stdio::serve(&settings).await?;
     Ok(ExitCode::SUCCESS)
 }

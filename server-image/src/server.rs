@@ -1,6 +1,6 @@
 //! One server process: puts the parts together, listens, and ends without failing a request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::guard::Guard;
 use crate::limits::{self, InvalidRedis, RateLimits};
 use crate::mcp::request_state::KeyTooShort;
 use crate::mcp::sessions::SharedSessions;
-use crate::mcp::{Endpoint, McpHandler, Names, Options, RequestStates};
+use crate::mcp::{Endpoint, HostPolicy, McpHandler, Names, Options, OriginPolicy, RequestStates};
 use crate::metrics::process;
 use crate::readiness::{Readiness, watch_database};
 use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
@@ -73,6 +73,25 @@ pub struct Network {
     pub names: Names,
     /// Seals the states of calls in several rounds; without it, replicas agree on a key in the database.
     pub request_state_key: Option<Secret>,
+}
+
+impl Network {
+    /// For a server that does not listen.
+    #[must_use]
+    pub const fn none() -> Self {
+        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self {
+            listen: nowhere,
+            metrics_listen: nowhere,
+            admin_listen: nowhere,
+            path: String::new(),
+            names: Names {
+                hosts: HostPolicy::Loopback,
+                origins: OriginPolicy::Loopback,
+            },
+            request_state_key: None,
+        }
+    }
 }
 
 /// Where a server's data is.
@@ -311,7 +330,12 @@ impl Server {
     }
 }
 
-fn catalog(settings: &Settings, database: &Database, changes: &Changes) -> Result<(Catalog, Chores), StartError> {
+/// Everything that a server with these settings offers, and what it does beside its calls.
+pub(crate) fn catalog(
+    settings: &Settings,
+    database: &Database,
+    changes: &Changes,
+) -> Result<(Catalog, Chores), StartError> {
     let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
     let mut catalog = Catalog::default();
     let storage = shared_context::open(database);

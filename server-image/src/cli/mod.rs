@@ -26,7 +26,7 @@ use crate::auth::InvalidAuth;
 use crate::database::{DatabaseTarget, InvalidTarget};
 use crate::limits::InvalidRates;
 use crate::logging::LogFormat;
-use crate::server::Settings;
+use crate::server::{Network, Settings};
 use crate::tools::shared_context::InvalidApiKeys;
 use crate::tuning::TuningError;
 use crate::tuning::control::InvalidAuthority;
@@ -53,6 +53,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Say what limits a running server, and the figures that prove it.
     Report(Report),
+    /// Serve one client on standard input and output, as desktop applications want it; logs go to standard error.
+    Stdio(Box<Stdio>),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Healthcheck(Healthcheck),
     /// Make an API key for --auth api-key: prints the key, and the line for --api-keys-file.
@@ -140,6 +142,21 @@ pub struct Report {
     /// Write JSON instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `stdio`.
+#[derive(Debug, Args)]
+pub struct Stdio {
+    #[command(flatten)]
+    file: FileFlag,
+    #[command(flatten)]
+    data: data::Flags,
+    #[command(flatten)]
+    capacity: capacity::Flags,
+    #[command(flatten)]
+    shared_context: shared_context::Flags,
+    #[command(flatten)]
+    operation: operation::Flags,
 }
 
 /// Flags of `healthcheck`.
@@ -247,6 +264,32 @@ impl Serve {
             transport: self.transport.settings()?,
             auth: self.auth.settings()?,
             limits: self.limits.settings()?,
+            data: self.data.settings(variable)?,
+            tuning: self.capacity.tuning()?,
+            shared_context: self.shared_context.settings()?,
+            capacity: self.capacity.capacity()?,
+            operation: self.operation.settings(),
+        })
+    }
+}
+
+impl Stdio {
+    /// Form of the logs.
+    #[must_use]
+    pub const fn log_format(&self) -> LogFormat {
+        self.operation.log_format
+    }
+
+    /// What the server needs; `variable` looks up an environment variable (for `PGHOST` and its companions).
+    ///
+    /// # Errors
+    /// [`InvalidSettings`] names what cannot be used.
+    pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
+        Ok(Settings {
+            network: Network::none(),
+            transport: crate::transport::Settings::default(),
+            auth: crate::auth::Settings::default(),
+            limits: crate::limits::Settings::default(),
             data: self.data.settings(variable)?,
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,

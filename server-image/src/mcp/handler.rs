@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::record::Record;
 use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
-use super::subscriptions;
+use super::subscriptions::{self, Follows};
 use crate::changes::Changes;
 use crate::database::DatabaseError;
 use crate::drain::Drain;
@@ -42,6 +42,8 @@ pub struct McpHandler {
     catalog: Arc<Catalog>,
     changes: Changes,
     records: SessionRecords,
+    /// What a client on stdio follows.
+    follows: Follows,
     drain: Drain,
 }
 
@@ -49,11 +51,12 @@ impl McpHandler {
     /// A handler that offers `catalog`, tells subscribers of `changes`, keeps subscriptions of sessions in `records`,
     /// and ends subscriptions without session when the drain begins.
     #[must_use]
-    pub const fn new(catalog: Arc<Catalog>, changes: Changes, records: SessionRecords, drain: Drain) -> Self {
+    pub fn new(catalog: Arc<Catalog>, changes: Changes, records: SessionRecords, drain: Drain) -> Self {
         Self {
             catalog,
             changes,
             records,
+            follows: Follows::default(),
             drain,
         }
     }
@@ -226,7 +229,10 @@ impl ServerHandler for McpHandler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         subscriptions::may_follow(&self.catalog, &request.uri, &CallContext::new(context.clone())).await?;
-        let session = session(&context)?;
+        let Some(session) = session(&context) else {
+            self.follows.begin(&self.changes, request.uri, context.peer);
+            return Ok(());
+        };
         let added = self.records.subscribe(session, &request.uri).await.map_err(failure)?;
         if !added {
             let message =
@@ -242,7 +248,10 @@ impl ServerHandler for McpHandler {
         request: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let session = session(&context)?;
+        let Some(session) = session(&context) else {
+            self.follows.end(&request.uri);
+            return Ok(());
+        };
         self.records.unsubscribe(session, &request.uri).await.map_err(failure)?;
         self.changes.publish(session_topic(session));
         Ok(())
@@ -258,10 +267,9 @@ impl ServerHandler for McpHandler {
         }
         let level = json!(request.level);
         let level = level.as_str().unwrap_or_default();
-        self.records
-            .set_log_level(session(&context)?, level)
-            .await
-            .map_err(failure)
+        let session = session(&context);
+        let session = session.ok_or_else(|| ErrorData::invalid_request("logs need a session over HTTP", None))?;
+        self.records.set_log_level(session, level).await.map_err(failure)
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
@@ -281,11 +289,10 @@ impl ServerHandler for McpHandler {
     }
 }
 
-/// The session that a request of a client up to 2025-11-25 belongs to.
-fn session(context: &RequestContext<RoleServer>) -> Result<&str, ErrorData> {
-    let parts = context.extensions.get::<http::request::Parts>();
-    let session = parts.and_then(|parts| parts.headers.get("mcp-session-id")?.to_str().ok());
-    session.ok_or_else(|| ErrorData::invalid_request("this request needs a session", None))
+/// The session that a request of a client up to 2025-11-25 belongs to; `None` on stdio, where there is one client.
+fn session(context: &RequestContext<RoleServer>) -> Option<&str> {
+    let parts = context.extensions.get::<http::request::Parts>()?;
+    parts.headers.get("mcp-session-id")?.to_str().ok()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]

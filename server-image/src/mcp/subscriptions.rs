@@ -1,13 +1,16 @@
 //! `subscriptions/listen`: a client of 2026-07-28 follows lists and resources on one long answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
-use rmcp::ErrorData;
-use rmcp::model::SubscriptionFilter;
+use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::SubscriptionContext;
+use rmcp::{ErrorData, Peer, RoleServer};
+use tokio::task::AbortHandle;
 
 use super::handler::no_such_resource;
 use crate::changes::{Changes, Topic};
+use crate::lock;
 use crate::tools::{CallContext, Catalog, ToolError};
 
 /// Most resources that one subscription follows; the acknowledgement tells which.
@@ -59,6 +62,42 @@ pub(super) async fn serve(changes: &Changes, context: &SubscriptionContext) {
                 return;
             }
         }
+    }
+}
+
+/// What a client up to 2025-11-25 follows on stdio; ends with the client. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Follows(Arc<Mutex<HashMap<String, AbortOnDrop>>>);
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Follows {
+    /// Tells `client` from now on when `uri` changes.
+    pub(super) fn begin(&self, changes: &Changes, uri: String, client: Peer<RoleServer>) {
+        let listener = changes.follow([Topic::Resource(uri.clone())]);
+        let followed = uri.clone();
+        let telling = tokio::spawn(async move {
+            loop {
+                listener.next().await;
+                let updated = ResourceUpdatedNotificationParam::new(uri.clone());
+                if client.notify_resource_updated(updated).await.is_err() {
+                    return;
+                }
+            }
+        });
+        lock(&self.0).insert(followed, AbortOnDrop(telling.abort_handle()));
+    }
+
+    /// Tells nothing of `uri` any more.
+    pub(super) fn end(&self, uri: &str) {
+        lock(&self.0).remove(uri);
     }
 }
 

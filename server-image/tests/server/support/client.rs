@@ -66,7 +66,7 @@ impl Client {
             .post()
             .header("mcp-protocol-version", "2026-07-28")
             .header("mcp-method", method);
-        if let Some(name) = params["name"].as_str() {
+        if let Some(name) = params["name"].as_str().or(params["uri"].as_str()) {
             request = request.header("mcp-name", name);
         }
         request.json(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
@@ -96,9 +96,14 @@ impl Client {
 
     /// Opens a session as clients up to 2025-11-25 do.
     pub async fn legacy_session(&self) -> LegacySession {
+        self.legacy_session_with(json!({})).await
+    }
+
+    /// Opens a session of a client with these capabilities.
+    pub async fn legacy_session_with(&self, capabilities: Value) -> LegacySession {
         let params = json!({
             "protocolVersion": "2025-11-25",
-            "capabilities": {},
+            "capabilities": capabilities,
             "clientInfo": {"name": "test", "version": "1"},
         });
         let request = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});

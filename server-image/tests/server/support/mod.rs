@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod databases;
+pub mod events;
 pub mod issuer;
 pub mod metrics;
 pub mod nginx;

@@ -1,0 +1,67 @@
+//! The same server for one client that starts it as a program of its own, such as a desktop application: messages come
+//! in on standard input and go out on standard output, one in a line; logs go to standard error.
+
+use prometheus_client::registry::Registry;
+use rmcp::ServiceExt;
+use rmcp::service::ServerInitializeError;
+use rmcp::transport::io::stdio_pipes;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::changes::{Changes, Relay};
+use crate::database::{Database, DatabaseError};
+use crate::drain::Drain;
+use crate::mcp::McpHandler;
+use crate::mcp::sessions::SessionRecords;
+use crate::migrate;
+use crate::server::{Settings, StartError, catalog};
+
+/// A client that could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The database does not answer.
+    #[error("the database cannot be used: {0}")]
+    Database(#[from] DatabaseError),
+    /// What came in was no MCP.
+    #[error("no MCP client on standard input: {0}")]
+    Client(#[from] Box<ServerInitializeError>),
+    /// The service ended in disorder.
+    #[error("the server crashed; this is a bug: {0}")]
+    Crashed(#[from] JoinError),
+}
+
+/// Serves the client on standard input until it closes it.
+///
+/// # Errors
+/// [`StdioError`] says what cannot work.
+pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
+    let database = Database::open(
+        &settings.data.database,
+        settings.tuning.pool_max,
+        &mut Registry::default(),
+    )?;
+    database.migrate(&migrate::steps()).await?;
+    let mut beside = JoinSet::new();
+    let changes = match &database {
+        Database::Postgres(database) => {
+            let changes = Changes::shared();
+            beside.spawn(Relay::new(changes.clone(), database.clone()).run());
+            changes
+        }
+        Database::Sqlite(_) => Changes::alone(),
+    };
+    let (catalog, chores) = catalog(settings, &database, &changes)?;
+    beside.spawn(chores.run());
+    let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
+    match handler.serve(stdio_pipes()).await {
+        Ok(service) => {
+            service.waiting().await?;
+            Ok(())
+        }
+        // A client that goes away before it said anything has not failed.
+        Err(ServerInitializeError::ConnectionClosed(_)) => Ok(()),
+        Err(error) => Err(Box::new(error).into()),
+    }
+}

@@ -1,0 +1,251 @@
+//! Sessions of clients up to 2025-11-25 when a call, its client and its answers meet different replicas.
+
+use std::time::Duration;
+
+use mcp_server::server::{Fixtures, Settings};
+use serde_json::{Value, json};
+
+use crate::support::client::{Client, LegacySession, last_event};
+use crate::support::events::Events;
+use crate::support::postgres::SHARED;
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+const WATCHED: &str = "test://watched-resource";
+
+async fn two_replicas(change: impl Fn(&mut Settings)) -> (TestServer, TestServer) {
+    let mut settings = settings(&SHARED.database().await);
+    change(&mut settings);
+    tokio::join!(TestServer::start(settings.clone()), TestServer::start(settings))
+}
+
+fn with_fixtures(settings: &mut Settings) {
+    settings.operation.fixtures = Fixtures::Conformance;
+}
+
+/// Starts a call and loses the connection after the first event; gives the id from which the stream goes on.
+async fn begin_and_lose(session: &LegacySession, io_ms: u64) -> String {
+    let call = session
+        .tool("simulate_work", &json!({"io_ms": io_ms}))
+        .send()
+        .await
+        .unwrap();
+    let first = Events::of(call).next().await.unwrap();
+    assert_eq!(first.message, Value::Null, "the first event holds only an id");
+    first.id.unwrap()
+}
+
+fn resume(session: &LegacySession, last: &str) -> reqwest::RequestBuilder {
+    session.get().header("last-event-id", last)
+}
+
+/// A client that loses its connection in the middle of a call must get the answer wherever it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_stream_goes_on_at_any_replica() {
+    let (a, b) = two_replicas(|_| {}).await;
+    let session = a.client.legacy_session().await;
+    for (name, client) in [("where the call runs", &a.client), ("elsewhere", &b.client)] {
+        let last = begin_and_lose(&session, 700).await;
+        let mut rest = Events::of(resume(&session.at(client), &last).send().await.unwrap());
+        let answer = rest.message().await;
+        assert_eq!(
+            answer["result"]["structuredContent"]["success"], true,
+            "{name}: {answer}"
+        );
+        assert_eq!(rest.next().await, None, "{name}: the stream ends with the answer");
+    }
+}
+
+/// An answer that was sent but never arrived must be there for a second try, once and complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_can_be_read_again() {
+    let (a, b) = two_replicas(|_| {}).await;
+    let session = a.client.legacy_session().await;
+    let call = session.tool("simulate_work", &json!({})).send().await.unwrap();
+    let mut call = Events::of(call);
+    let (first, answer) = (call.next().await.unwrap(), call.next().await.unwrap());
+    for client in [&a.client, &b.client] {
+        let mut again = Events::of(
+            resume(&session.at(client), first.id.as_ref().unwrap())
+                .send()
+                .await
+                .unwrap(),
+        );
+        assert_eq!(again.message().await, answer.message);
+        assert_eq!(again.next().await, None);
+        let mut nothing = Events::of(
+            resume(&session.at(client), answer.id.as_ref().unwrap())
+                .send()
+                .await
+                .unwrap(),
+        );
+        while let Some(event) = nothing.next().await {
+            assert_eq!(event.message, Value::Null, "there is nothing after the answer");
+        }
+    }
+}
+
+/// Ids of events travel through logs and proxies: they must not open another client's answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reads_another_sessions_stream() {
+    let (a, _b) = two_replicas(|_| {}).await;
+    let mine = a.client.legacy_session().await;
+    let another = a.client.legacy_session().await;
+    let last = begin_and_lose(&mine, 300).await;
+    for (name, id) in [("an id of mine", last.as_str()), ("no id at all", "garbage")] {
+        let mut stolen = Events::of(resume(&another, id).send().await.unwrap());
+        while let Some(event) = stolen.next().await {
+            assert_eq!(event.message, Value::Null, "{name}");
+        }
+    }
+    let mut rest = Events::of(resume(&mine, &last).send().await.unwrap());
+    assert_eq!(rest.message().await["result"]["isError"], false);
+}
+
+/// Taking a session out of memory must not take a call with it that runs longer than the session may be idle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_keeps_its_session() {
+    let (a, _b) = two_replicas(|settings| settings.data.session_idle = Duration::from_millis(200)).await;
+    let session = a.client.legacy_session().await;
+    let answer = session.call("simulate_work", json!({"io_ms": 1500})).await;
+    assert_eq!(answer["success"], true);
+    a.until_metric("mcp_active_sessions", 0.0).await;
+}
+
+/// A user who presses "stop" means the call, not the replica that the click happens to reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_cancelled_from_any_replica() {
+    let (a, b) = two_replicas(|_| {}).await;
+    let session = a.client.legacy_session().await;
+    let id = 4_711;
+    let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+        "params": {"name": "simulate_work", "arguments": {"io_ms": 60_000}}});
+    let mut call = Events::of(session.post().json(&call).send().await.unwrap());
+    call.next().await;
+    a.until_metric("mcp_in_flight_requests", 1.0).await;
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+    let taken = session.at(&b.client).post().json(&cancel).send().await.unwrap();
+    assert_eq!(taken.status(), 202);
+    drop(call);
+    a.until_metric("mcp_in_flight_requests", 0.0).await;
+}
+
+/// A tool asks its user something, and the answer arrives at another replica than the one where the tool waits. Two
+/// tools of one session that ask at two replicas must each get their own answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_find_the_call_that_asked() {
+    let (a, b) = two_replicas(with_fixtures).await;
+    let session = a.client.legacy_session_with(json!({"elicitation": {}})).await;
+    let mut asked = Vec::new();
+    for client in [&a.client, &b.client] {
+        let call = session
+            .at(client)
+            .tool("test_elicitation", &json!({"message": "Who are you?"}));
+        let mut call = Events::of(call.send().await.unwrap());
+        let question = call.message().await;
+        assert_eq!(question["method"], "elicitation/create");
+        asked.push((call, question["id"].clone()));
+    }
+    assert_ne!(asked[0].1, asked[1].1, "the client can tell the questions apart");
+    for (number, (_, id)) in asked.iter().enumerate() {
+        let content = json!({"username": format!("user {number}"), "email": "u@example.com"});
+        let answer = json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept", "content": content}});
+        // The question of replica a is answered at b, and the other way round.
+        let client: &Client = if number == 0 { &b.client } else { &a.client };
+        let taken = session.at(client).post().json(&answer).send().await.unwrap();
+        assert_eq!(taken.status(), 202);
+    }
+    for (number, (mut call, _)) in asked.into_iter().enumerate() {
+        let answer = call.message().await;
+        let text = answer["result"]["content"][0]["text"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"));
+        assert!(text.contains(&format!("user {number}")), "{text}");
+    }
+}
+
+/// A client subscribes at one replica, listens at a second, and the change happens at either.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_hold_at_every_replica() {
+    let (a, b) = two_replicas(with_fixtures).await;
+    let session = a.client.legacy_session().await;
+    let mut news = Events::of(session.at(&b.client).get().send().await.unwrap());
+    news.next().await;
+    let subscribe = session
+        .request("resources/subscribe", &json!({"uri": WATCHED}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(last_event(&subscribe.text().await.unwrap())["result"], json!({}));
+    let told = news.message().await;
+    assert_eq!(
+        (&told["method"], &told["params"]["uri"]),
+        (&json!("notifications/resources/updated"), &json!(WATCHED))
+    );
+    for client in [&a.client, &b.client] {
+        session.at(client).call("test_trigger_resource_change", json!({})).await;
+        assert_eq!(news.message().await["params"]["uri"], WATCHED);
+    }
+    let unsubscribe = session
+        .at(&b.client)
+        .request("resources/unsubscribe", &json!({"uri": WATCHED}));
+    assert_eq!(
+        last_event(&unsubscribe.send().await.unwrap().text().await.unwrap())["result"],
+        json!({})
+    );
+    // News is in order per replica: the change of tools comes, so the change of the resource did not.
+    session
+        .at(&b.client)
+        .call("test_trigger_resource_change", json!({}))
+        .await;
+    session.at(&b.client).call("test_trigger_tool_change", json!({})).await;
+    assert_eq!(news.message().await["method"], "notifications/tools/list_changed");
+    let unknown = session
+        .request("resources/subscribe", &json!({"uri": "test://nothing"}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(last_event(&unknown.text().await.unwrap())["error"]["code"], -32002);
+}
+
+/// A client that ended its session must not be served in it any longer, by no replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_session_ends_everywhere() {
+    let (a, b) = two_replicas(|_| {}).await;
+    let session = a.client.legacy_session().await;
+    session.at(&b.client).call("simulate_work", json!({})).await;
+    let mut news = Events::of(session.at(&b.client).get().send().await.unwrap());
+    news.next().await;
+    assert!(session.delete().await.status().is_success());
+    until("the other replica has let go of the session", async || {
+        let list = session
+            .at(&b.client)
+            .request("tools/list", &json!({}))
+            .send()
+            .await
+            .unwrap();
+        (list.status() == 404).then_some(())
+    })
+    .await;
+    while news.next().await.is_some() {}
+}
+
+/// Events and letters of clients that went away must not fill the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_for_a_call_whose_client_stays() {
+    let url = SHARED.database().await;
+    let server = TestServer::start(settings(&url)).await;
+    let session = server.client.legacy_session().await;
+    for _ in 0..5 {
+        session.call("simulate_work", json!({})).await;
+    }
+    let database = crate::support::postgres::connect(&url).await;
+    let rows = database
+        .query_one(
+            "SELECT (SELECT count(*) FROM mcp_stream_events) + (SELECT count(*) FROM mcp_letters)",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 0);
+}
