@@ -110,21 +110,26 @@ impl SharedSessions {
     /// Sends news of the session until it ends.
     async fn tell(&self, session: &str, sender: &Sender<Line>) -> Result<(), DatabaseError> {
         let own = session_topic(session);
+        // Heard from before the first look at the subscriptions on, so that no change of them is missed.
+        let always = self
+            .changes
+            .follow([Topic::Tools, Topic::Prompts, Topic::Resources, own.clone()]);
         let mut told = BTreeSet::new();
         loop {
             let uris = self.records.subscriptions(session).await?;
-            let lists = [Topic::Tools, Topic::Prompts, Topic::Resources, own.clone()];
-            let followed = uris.iter().cloned().map(Topic::Resource);
-            let listener = self.changes.follow(lists.into_iter().chain(followed));
             if !self.records.exists(session).await? {
                 return Ok(());
             }
-            // What changed while the client was not here, or before the listener was, it has to hear of too.
+            let resources = self.changes.follow(uris.iter().cloned().map(Topic::Resource));
+            // What changed while the client was not here, it has to hear of too.
             for uri in uris.into_iter().filter(|uri| told.insert(uri.clone())) {
                 send(sender, &Topic::Resource(uri)).await;
             }
             loop {
-                let topics = listener.next().await;
+                let topics = tokio::select! {
+                    topics = always.next() => topics,
+                    topics = resources.next() => topics,
+                };
                 for topic in topics.iter().filter(|topic| **topic != own) {
                     send(sender, topic).await;
                 }
