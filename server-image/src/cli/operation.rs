@@ -17,7 +17,7 @@ pub(super) struct Flags {
     /// Form of the logs.
     #[arg(long, env = "MCP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
-    /// For measuring and judging: load adds `simulate_work`, conformance what the official suite asks for.
+    /// For measuring and judging: load adds `echo` and `simulate_work`, conformance what the official suite asks for.
     #[arg(long, env = "MCP_FIXTURES", default_value = "none")]
     fixtures: Fixtures,
 }

@@ -1,0 +1,220 @@
+"""The operations of shared context, asked by one client of revision 2025-06-18, the same for every server."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from itertools import count
+
+from measure import usage
+from servers import API_KEY
+
+REVISION = "2025-06-18"
+# Agents may have 50 sessions in use at once.
+SESSIONS_OF_AN_AGENT = 40
+AGENTS = 20
+WORDS = (
+    "agent session message error timeout cache database performance index query search fuzzy score analysis complete "
+    "deployment pipeline review results"
+).split()
+
+# Operation, and the 95th percentile that its documentation promises, in milliseconds.
+TARGETS_MS = {
+    "create_session": 10,
+    "add_message": 20,
+    "get_messages(50)": 30,
+    "search_context": 100,
+    "set_memory": 10,
+    "get_memory": 10,
+    "token check": 5,
+}
+
+
+class Client:
+    """One client with one connection, in one thread."""
+
+    def __init__(self, port: int):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": REVISION,
+            "X-API-Key": API_KEY,
+        }
+        self.ids = count(1)
+        hello = {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+        self.post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
+        self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        self.token = None
+
+    def post(self, message: dict) -> str:
+        self.connection.request("POST", "/mcp", json.dumps(message), self.headers)
+        response = self.connection.getresponse()
+        session = response.getheader("Mcp-Session-Id")
+        if session:
+            self.headers["Mcp-Session-Id"] = session
+        text = response.read().decode()
+        if response.status not in (200, 202):
+            raise RuntimeError(f"{message.get('method')}: HTTP {response.status}: {text[:300]}")
+        return text
+
+    def call(self, tool: str, **arguments) -> dict:
+        """Calls a tool and returns its result; anything but success is an error."""
+        if self.token and tool != "authenticate_agent":
+            arguments["auth_token"] = self.token
+        params = {"name": tool, "arguments": arguments}
+        text = self.post({"jsonrpc": "2.0", "id": next(self.ids), "method": "tools/call", "params": params})
+        if not text.startswith("{"):
+            text = [line for line in text.splitlines() if line.startswith("data: {")][-1].removeprefix("data: ")
+        answer = json.loads(text)
+        result = answer.get("result") or {}
+        value = result.get("structuredContent") or json.loads(result["content"][0]["text"]) if result else {}
+        if "error" in answer or result.get("isError") or value.get("success") is False or value.get("error"):
+            raise RuntimeError(f"{tool}: {text[:500]}")
+        return value
+
+    def become(self, agent: str) -> None:
+        """Gets a token for an agent."""
+        self.token = self.call("authenticate_agent", agent_id=agent, agent_type="claude")["token"]
+
+
+def sentence(number: int) -> str:
+    """A message of about 100 characters, another for each number."""
+    words = [WORDS[(number * 7 + place * (number % 5 + 3)) % len(WORDS)] for place in range(13)]
+    return f"{' '.join(words)} {number}"
+
+
+def connected(port: int) -> Client:
+    """A client as soon as the server takes it: its database may take longer than its port."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            client = Client(port)
+            client.become("bench")
+            return client
+        except (RuntimeError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+class Workload:
+    """The operations on one server, with what they need prepared: a session of many messages."""
+
+    def __init__(self, server, name: str, messages: int):
+        self.server, self.name = server, name
+        self.client = connected(server.port)
+        self.client.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.session, self.messages = self.new_session(), messages
+        for number in range(messages):
+            self.client.call("add_message", session_id=self.session, content=sentence(number))
+        self.busy = self.new_session()
+        self.turn = count(1)
+        self.created = 0
+
+    def new_session(self) -> str:
+        return self.client.call("create_session", purpose="bench")["session_id"]
+
+    def create_session(self, number: int):
+        self.created += 1
+        if self.created % SESSIONS_OF_AN_AGENT == 0:
+            self.client.become(f"bench-{self.created}")
+        return lambda: self.new_session()
+
+    def add_message(self, number: int):
+        return lambda: self.client.call("add_message", session_id=self.busy, content=sentence(number))
+
+    def get_messages(self, number: int):
+        # The offset differs, so that no cache can answer.
+        offset = number % max(self.messages - 50, 1)
+        return lambda: self.client.call("get_messages", session_id=self.session, limit=50, offset=offset)
+
+    def search_context(self, number: int):
+        query = f"{sentence(number)[:20]} {number}"
+        return lambda: self.client.call("search_context", session_id=self.session, query=query)
+
+    def set_memory(self, number: int):
+        value = {"number": number, "text": sentence(number)}
+        return lambda: self.client.call("set_memory", key=f"key-{number}", value=value)
+
+    def get_memory(self, number: int):
+        self.client.call("set_memory", key=f"read-{number % 5}", value={"number": number})
+        return lambda: self.client.call("get_memory", key=f"read-{number % 5}")
+
+    def check_token(self, number: int):
+        return lambda: self.client.call("get_usage_guidance", guidance_type="operations")
+
+    def operations(self) -> dict:
+        """For each operation, what prepares it and returns the part that is timed."""
+        prepared = (
+            self.create_session, self.add_message, self.get_messages, self.search_context,
+            self.set_memory, self.get_memory, self.check_token,
+        )  # fmt: skip
+        return dict(zip(TARGETS_MS, prepared, strict=True))
+
+    def round_of(self, operation: str, repetitions: int) -> dict:
+        """Times an operation, one after the other."""
+        prepare = self.operations()[operation]
+        milliseconds = []
+        # What prepares a call is not to be counted, so the processor's time is not taken here.
+        for _ in range(repetitions):
+            timed = prepare(next(self.turn))
+            started = time.perf_counter()
+            timed()
+            milliseconds.append((time.perf_counter() - started) * 1000)
+        milliseconds.sort()
+        return {
+            "server": self.name,
+            "operation": operation,
+            "repetitions": repetitions,
+            "mean_ms": sum(milliseconds) / repetitions,
+            "p50_ms": milliseconds[repetitions // 2],
+            "p95_ms": milliseconds[min(repetitions - 1, repetitions * 95 // 100)],
+            "max_ms": milliseconds[-1],
+        }
+
+    def round_of_agents(self, seconds: float) -> dict:
+        """20 agents add a message and read ten, as fast as they can."""
+        end = [0.0]
+        done, failures, together = [], [], threading.Barrier(AGENTS + 1)
+
+        def agent(number: int) -> None:
+            operations, failed = 0, 0
+            try:
+                client = Client(self.server.port)
+                client.become(f"agent-{number}")
+                session = client.call("create_session", purpose="bench")["session_id"]
+            finally:
+                together.wait()
+            while time.monotonic() < end[0]:
+                try:
+                    client.call("add_message", session_id=session, content=sentence(operations))
+                    client.call("get_messages", session_id=session, limit=10)
+                    operations += 2
+                except (RuntimeError, OSError, http.client.HTTPException):
+                    failed += 1
+            done.append(operations)
+            failures.append(failed)
+
+        threads = [threading.Thread(target=agent, args=(number,)) for number in range(AGENTS)]
+        for thread in threads:
+            thread.start()
+        end[0] = float("inf")
+        together.wait()
+        before, started = usage(self.server.pid), time.monotonic()
+        end[0] = started + seconds
+        for thread in threads:
+            thread.join()
+        took, after = time.monotonic() - started, usage(self.server.pid)
+        operations = sum(done)
+        return {
+            "server": self.name,
+            "operation": f"{AGENTS} agents",
+            "operations": operations,
+            "failures": sum(failures) + AGENTS - len(done),
+            "seconds": took,
+            "per_second": operations / took,
+            "cpu_us_per_operation": (after.cpu_seconds - before.cpu_seconds) / max(operations, 1) * 1e6,
+            "rss_bytes": after.rss_bytes,
+        }

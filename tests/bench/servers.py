@@ -1,0 +1,200 @@
+"""The servers that are compared: how each is built, started and asked."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from base64 import urlsafe_b64encode
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from measure import SERVER_CORE, Request
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpscale"
+API_KEY = "a key for the bench of more than 32 characters"
+READY_SECONDS = 60
+
+MODERN, LEGACY = "2026-07-28", "2025-11-25"
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def python_with(requirements: str) -> str:
+    """A Python interpreter with the packages of a list in this folder."""
+    venv = [HERE.parent / "clients/venv.sh", f"../bench/{requirements}"]
+    return subprocess.run(venv, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def typescript_server() -> Path:
+    """The TypeScript server with its packages, installed once per list of packages."""
+    source = HERE / "typescript"
+    key = sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
+    folder = CACHE / "node" / key
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(source / name, folder)
+        subprocess.run(["npm", "ci", "--silent", "--no-fund", "--no-audit"], cwd=folder, check=True)
+        (folder / "complete").touch()
+    shutil.copy(source / "server.mjs", folder)
+    return folder / "server.mjs"
+
+
+class Server:
+    """A running server, on one core."""
+
+    def __init__(self, name: str, command: list, port: int, environment: dict, folder: str):
+        self.name, self.port = name, port
+        self.url = f"http://127.0.0.1:{port}/mcp"
+        self.log = Path(folder) / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                ["taskset", "-c", SERVER_CORE, *map(str, command)],
+                cwd=folder,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.wait_until_ready()
+
+    @property
+    def pid(self) -> int:
+        """Its process, whose children count, too."""
+        return self.process.pid
+
+    def wait_until_ready(self) -> None:
+        """Waits until it answers a request, whatever the answer."""
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(self.url, timeout=5)
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} does not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends it and what it started."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.pid, sign)
+                self.process.wait(timeout=5)
+                return
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+@contextmanager
+def running(name: str, command: list, port: int, environment: dict | None = None):
+    """Runs a server in an empty folder until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        fill = {key: str(value).replace("{folder}", folder) for key, value in (environment or {}).items()}
+        command = [str(part).replace("{folder}", folder) for part in command]
+        server = Server(name, command, port, fill, folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def ours(binary: Path, database: str = "sqlite:{folder}/mcp.db", with_key: bool = False):
+    """The project's server, with its metrics on."""
+    port = free_port()
+    command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--database-url", database, "--fixtures", "load"]
+    command += ["--metrics-listen", f"127.0.0.1:{free_port()}", "--admin-listen", f"127.0.0.1:{free_port()}"]
+    # As many at once as the load has connections: what is measured is the work, not the refusals.
+    command += ["--concurrency", "1000", "--queue-max", "2000"]
+    return running("mcpscale", command, port, {"MCP_API_KEY": API_KEY} if with_key else {})
+
+
+def fastmcp(answers: str):
+    """FastMCP, answering with JSON or with event streams."""
+    port = free_port()
+    return running("FastMCP", [python_with("fastmcp.txt"), HERE / "fastmcp_server.py", port, answers], port)
+
+
+def typescript(answers: str):
+    """The TypeScript SDK, answering with JSON or with event streams."""
+    port = free_port()
+    return running("TypeScript SDK", ["node", typescript_server(), port, answers], port)
+
+
+def published():
+    """The published shared-context server, on a SQLite file."""
+    port = free_port()
+    program = Path(python_with("shared-context.txt")).with_name("shared-context-server")
+    environment = {
+        "API_KEY": API_KEY,
+        "JWT_SECRET_KEY": sha256(b"bench").hexdigest(),
+        "JWT_ENCRYPTION_KEY": urlsafe_b64encode(sha256(b"bench").digest()).decode(),
+        "DATABASE_URL": "sqlite:///{folder}/chat.db",
+        "WEBSOCKET_PORT": free_port(),
+        "LOG_LEVEL": "ERROR",
+    }
+    command = [program, "--transport", "http", "--host", "127.0.0.1", "--port", port, "--log-level", "ERROR"]
+    return running("shared-context 1.1.10", command, port, environment)
+
+
+def post(request: Request) -> tuple:
+    """Sends one request; returns status, headers and text of the answer."""
+    body = request.body.replace("__ID__", "0").encode()
+    answer = urllib.request.Request(request.url, body, request.headers, method="POST")
+    with urllib.request.urlopen(answer, timeout=10) as response:
+        return response.status, response.headers, response.read().decode()
+
+
+def echo(server: Server, answers: str) -> Request:
+    """A call of echo, checked once: the right answer, in the right form.
+
+    JSON is what clients of 2026-07-28 get from all of these servers, event streams what clients before it get: so the
+    form of the answer decides the era. Servers that hold sessions get one; in a session, ids of requests must differ.
+    """
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    params = {"name": "echo", "arguments": {"text": "hello"}}
+    if answers == "sse":
+        headers["MCP-Protocol-Version"] = LEGACY
+        hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+        opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
+        _, found, _ = post(Request(server.url, headers, json.dumps(opening)))
+        if found["Mcp-Session-Id"]:
+            headers["Mcp-Session-Id"] = found["Mcp-Session-Id"]
+            initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+            post(Request(server.url, headers, json.dumps(initialized)))
+        identity = '"__ID__"'
+    else:
+        headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "echo"}
+        params["_meta"] = {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+        }
+        identity = "1"
+    call = {"jsonrpc": "2.0", "method": "tools/call", "params": params}
+    body = json.dumps(call)[:-1] + f', "id": {identity}}}'
+    request = Request(server.url, headers, body)
+    status, found, text = post(request)
+    expected = {"json": "application/json", "sse": "text/event-stream"}[answers]
+    if status != 200 or not found["Content-Type"].startswith(expected) or '"text":"hello"' not in text:
+        raise RuntimeError(f"{server.name} does not answer echo with {expected}: {status} {found} {text}")
+    return request
