@@ -7,9 +7,11 @@
 //! - [`cli`], [`tuning`], [`logging`]: what a person or the operator sets.
 //! - [`stdio`]: the same for one client that starts it as a program of its own.
 //! - [`server`], [`drain`], [`readiness`], [`probes`]: the process: its listeners, how it starts and how it ends.
-//! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once; [`metrics`]: what is measured.
+//! - [`mcp`]: the protocol; [`admission`]: how much of it is served at once.
 //! - [`changes`]: news of what has changed, between replicas.
 //! - [`transport`]: connections; [`auth`]: who may call; [`limits`]: how often; [`guard`]: what a caller may ask for.
+//! - [`metrics`]: what is measured; [`telemetry`]: logs and traces of requests; [`health`]: how the server is;
+//!   [`report`]: what limits it.
 //! - [`database`]: connections and schema; [`tools`]: the toolsets. A toolset is one folder: its tools, its storage,
 //!   its tests.
 
@@ -20,6 +22,7 @@ pub mod cli;
 pub mod database;
 pub mod drain;
 pub mod guard;
+pub mod health;
 pub mod healthcheck;
 pub mod limits;
 pub mod logging;
@@ -32,6 +35,7 @@ pub mod readiness;
 pub mod report;
 pub mod server;
 pub mod stdio;
+pub mod telemetry;
 pub mod tools;
 pub mod transport;
 pub mod tuning;

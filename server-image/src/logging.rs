@@ -3,7 +3,10 @@
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, filter, fmt};
 
 /// Form of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -14,19 +17,28 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged unless `RUST_LOG` says otherwise. The protocol library tells of every request on `info`, and of
-/// every mistake of a client on `warn`.
-const DEFAULT_FILTER: &str = "info,rmcp=error";
+/// What is logged unless `RUST_LOG` says otherwise.
+const DEFAULT_FILTER: &str = "info";
 
 /// Starts logging; a second start changes nothing.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filtered = Registry::default().with(filter).with(filter::filter_fn(may_be_told));
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    // A second start finds the first one in place.
     let _ = match format {
-        LogFormat::Text => logs.try_init(),
-        LogFormat::Json => logs.json().try_init(),
+        LogFormat::Text => filtered.with(lines).try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            filtered.with(lines).try_init()
+        }
     };
+}
+
+/// Whether a line may be written at all, whatever `RUST_LOG` says. The protocol library writes whole messages into its
+/// lines, and with them what callers store and the tokens they show.
+fn may_be_told(line: &Metadata<'_>) -> bool {
+    *line.level() == Level::ERROR || !line.target().starts_with("rmcp")
 }

@@ -54,11 +54,17 @@ impl Readiness {
         if self.drain.has_begun() {
             return Err(NotReady::Draining);
         }
-        if self.database_answers.load(Ordering::Relaxed) {
+        if self.database_answers() {
             Ok(())
         } else {
             Err(NotReady::DatabaseUnreachable)
         }
+    }
+
+    /// Whether the database answers.
+    #[must_use]
+    pub fn database_answers(&self) -> bool {
+        self.database_answers.load(Ordering::Relaxed)
     }
 
     fn set_database(&self, answers: bool) {

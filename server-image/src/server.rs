@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +20,16 @@ use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError, DatabaseTarget, PoolSettings, Pooler};
 use crate::drain::Drain;
 use crate::guard::Guard;
+use crate::health::{self, Health};
 use crate::limits::{self, InvalidRedis, RateLimits};
 use crate::mcp::request_state::KeyTooShort;
 use crate::mcp::sessions::SharedSessions;
 use crate::mcp::{Endpoint, HostPolicy, McpHandler, Names, Options, OriginPolicy, RequestStates};
-use crate::metrics::process;
+use crate::metrics::agents::ActiveAgents;
+use crate::metrics::{at_scrape, container, process};
 use crate::readiness::{Readiness, watch_database};
+use crate::report::Performance;
+use crate::telemetry::{InvalidTraces, Observer, TelemetrySettings, Traces, follow};
 use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
 use crate::tools::{Catalog, InvalidTool, fixtures};
 use crate::transport::{self, Connections, InvalidTls, Tls, compress};
@@ -56,6 +61,8 @@ pub struct Settings {
     pub capacity: Capacity,
     /// How the process runs.
     pub operation: Operation,
+    /// What is told of requests besides metrics.
+    pub telemetry: TelemetrySettings,
 }
 
 /// Where a server listens.
@@ -179,6 +186,9 @@ pub enum StartError {
     /// The key for states cannot protect anything.
     #[error(transparent)]
     Key(#[from] KeyTooShort),
+    /// Traces cannot be sent as asked.
+    #[error(transparent)]
+    Traces(#[from] InvalidTraces),
     /// A tool cannot be described.
     #[error(transparent)]
     Tool(#[from] InvalidTool),
@@ -210,6 +220,9 @@ impl Server {
 
         let mut registry = Registry::default();
         process::register(&mut registry);
+        container::register(&mut registry);
+        let agents = ActiveAgents::new(&mut registry);
+        let traces = settings.telemetry.otlp.as_ref().map(Traces::start).transpose()?;
         let drain = Drain::default();
         let stop = CancellationToken::new();
         let pool = PoolSettings {
@@ -217,6 +230,7 @@ impl Server {
             pooler: settings.capacity.pooler,
         };
         let database = Database::open_pooled(&settings.data.database, pool, &mut registry)?;
+        register_pool_size(&mut registry, &database);
         let changes = match &database {
             Database::Postgres(_) => Changes::shared(),
             Database::Sqlite(_) => Changes::alone(),
@@ -230,6 +244,8 @@ impl Server {
             sessions.records().clone(),
             drain.clone(),
         );
+        let slow_call = settings.telemetry.slow_call;
+        let observer = Observer::new(&mut registry, catalog.tools.names(), slow_call, traces.clone());
         let admission = Admission::new(
             settings.tuning.concurrency,
             settings.tuning.queue_max,
@@ -260,10 +276,15 @@ impl Server {
                 names: settings.network.names.clone(),
                 stop: stop.clone(),
                 guard: Guard::new(auth.clone(), limits),
+                observer,
             },
             &mut registry,
         );
         let readiness = Readiness::new(drain.clone());
+        let health = health(&readiness, &drain, &database);
+        let registry = Arc::new(registry);
+        let performance = Performance::default();
+        performance.attach(Arc::clone(&registry));
         tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.data.database, "listening");
 
         let mut beside = JoinSet::new();
@@ -274,8 +295,9 @@ impl Server {
         beside.spawn(watch_database(database.clone(), migrate::steps(), readiness.clone()));
         beside.spawn(serve(
             metrics.listener,
-            probes::metrics_router(Arc::new(registry), readiness),
+            probes::metrics_router(registry, readiness).merge(health::router(health)),
         ));
+        beside.spawn(performance.watch());
         beside.spawn(serve(admin.listener, tuning::http::router(tuner)));
         beside.spawn(chores.run());
         let mut router = endpoint.router(&settings.network.path);
@@ -289,6 +311,7 @@ impl Server {
         if settings.transport.compression {
             router = compress(router);
         }
+        let router = router.layer(from_fn_with_state(agents, follow));
         let served = router.clone();
         let main = MainListener {
             listener: mcp.listener,
@@ -301,6 +324,10 @@ impl Server {
             main.run(settings.operation.drain).await;
             // Dropping the set ends what runs beside MCP; until here, metrics and readiness could still be read.
             drop(beside);
+            if let Some(traces) = traces {
+                // Whatever becomes of the last traces, the server ends.
+                let _ = spawn_blocking(move || traces.finish()).await;
+            }
         });
         Ok(Self {
             mcp: mcp.address,
@@ -328,6 +355,29 @@ impl Server {
             tracing::error!(%error, "the server ended in disorder");
         }
     }
+}
+
+/// The checks of this server's own parts.
+fn health(readiness: &Readiness, drain: &Drain, database: &Database) -> Health {
+    let (readiness, drain, database) = (readiness.clone(), drain.clone(), database.clone());
+    Health::default()
+        .with("database", move || health::database(&readiness))
+        .with("pool", move || health::pool(database.pool()))
+        .with("memory", || {
+            health::memory(process::resident_bytes(), container::memory_limit())
+        })
+        .with("drain", move || health::drain(drain.has_begun()))
+}
+
+/// The name that guides know it by; `db_client_connection_count` has the same by state.
+fn register_pool_size(registry: &mut Registry, database: &Database) {
+    let database = database.clone();
+    at_scrape::gauge(
+        registry,
+        "mcp_db_pool_size",
+        "Open connections of the pool",
+        move || u32::try_from(database.pool()?.open).ok().map(f64::from),
+    );
 }
 
 /// Everything that a server with these settings offers, and what it does beside its calls.

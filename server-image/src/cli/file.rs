@@ -33,7 +33,7 @@ pub enum InvalidFile {
         /// Which file.
         path: PathBuf,
         /// Where and why.
-        cause: serde_saphyr::Error,
+        cause: Box<serde_saphyr::Error>,
     },
     /// A key is not the name of a flag.
     #[error("{path}: {key}: there is no such setting; allowed are {allowed}", path = .path.display())]
@@ -88,7 +88,7 @@ impl ConfigFile {
         let values: Option<Map<String, Value>> =
             serde_saphyr::from_str_with_options(&text, options).map_err(|cause| InvalidFile::Parse {
                 path: path.to_owned(),
-                cause,
+                cause: Box::new(cause),
             })?;
         Ok(Self {
             path: path.to_owned(),

@@ -11,6 +11,7 @@ mod network;
 mod operation;
 mod shared_context;
 mod sources;
+mod telemetry;
 mod transport;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use crate::database::{DatabaseTarget, InvalidTarget};
 use crate::limits::InvalidRates;
 use crate::logging::LogFormat;
 use crate::server::{Network, Settings};
+use crate::telemetry::{InvalidEndpoint, TelemetrySettings};
 use crate::tools::shared_context::InvalidApiKeys;
 use crate::tuning::TuningError;
 use crate::tuning::control::InvalidAuthority;
@@ -85,6 +87,8 @@ pub struct Serve {
     shared_context: shared_context::Flags,
     #[command(flatten)]
     operation: operation::Flags,
+    #[command(flatten)]
+    telemetry: telemetry::Flags,
     /// What `--check` prints: a line for each setting.
     #[arg(skip)]
     pub sources: String,
@@ -157,6 +161,8 @@ pub struct Stdio {
     shared_context: shared_context::Flags,
     #[command(flatten)]
     operation: operation::Flags,
+    #[command(flatten)]
+    logs: telemetry::LogFlags,
 }
 
 /// Flags of `healthcheck`.
@@ -245,13 +251,16 @@ pub enum InvalidSettings {
     /// Who may change them.
     #[error(transparent)]
     Authority(#[from] InvalidAuthority),
+    /// The collector of traces.
+    #[error(transparent)]
+    Traces(#[from] InvalidEndpoint),
 }
 
 impl Serve {
     /// Form of the logs.
     #[must_use]
     pub const fn log_format(&self) -> LogFormat {
-        self.operation.log_format
+        self.telemetry.log_format()
     }
 
     /// What the server needs; `variable` looks up an environment variable (for `PGHOST` and its companions).
@@ -269,6 +278,7 @@ impl Serve {
             shared_context: self.shared_context.settings()?,
             capacity: self.capacity.capacity()?,
             operation: self.operation.settings(),
+            telemetry: self.telemetry.settings()?,
         })
     }
 }
@@ -277,7 +287,7 @@ impl Stdio {
     /// Form of the logs.
     #[must_use]
     pub const fn log_format(&self) -> LogFormat {
-        self.operation.log_format
+        self.logs.format
     }
 
     /// What the server needs; `variable` looks up an environment variable (for `PGHOST` and its companions).
@@ -295,6 +305,7 @@ impl Stdio {
             shared_context: self.shared_context.settings()?,
             capacity: self.capacity.capacity()?,
             operation: self.operation.settings(),
+            telemetry: TelemetrySettings::default(),
         })
     }
 }

@@ -1,10 +1,9 @@
-//! How the process runs: its logs, its end, its fixtures.
+//! How the process runs: its end, its fixtures.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::logging::LogFormat;
 use crate::server::{Fixtures, Operation};
 
 #[derive(Debug, Args)]
@@ -14,9 +13,6 @@ pub(super) struct Flags {
     /// Seconds that SIGTERM leaves for requests to finish.
     #[arg(long, env = "MCP_DRAIN_SECONDS", default_value_t = 30)]
     drain_seconds: u64,
-    /// Form of the logs.
-    #[arg(long, env = "MCP_LOG_FORMAT", default_value = "text")]
-    pub(super) log_format: LogFormat,
     /// For measuring and judging: load adds `echo` and `simulate_work`, conformance what the official suite asks for.
     #[arg(long, env = "MCP_FIXTURES", default_value = "none")]
     fixtures: Fixtures,

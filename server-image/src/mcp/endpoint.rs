@@ -31,7 +31,9 @@ use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
 use crate::drain::{Drain, OpenRequest};
 use crate::guard::Guard;
 use crate::metrics::at_scrape;
-use crate::metrics::requests::{Operation, Outcome, RequestMetrics};
+use crate::metrics::requests::{Operation, Outcome};
+use crate::metrics::sessions::SessionMetrics;
+use crate::telemetry::{Followed, Observed, Observer, carried_in};
 use crate::tools::Catalog;
 
 /// Largest request body, in bytes.
@@ -50,6 +52,8 @@ pub struct Options {
     pub stop: CancellationToken,
     /// What a request may do.
     pub guard: Guard,
+    /// Who is told of each request.
+    pub observer: Arc<Observer>,
 }
 
 /// What the endpoint is made of.
@@ -60,7 +64,7 @@ pub struct Endpoint {
     restoring: Restoring,
     catalog: Arc<Catalog>,
     admission: Arc<Admission>,
-    metrics: RequestMetrics,
+    observer: Arc<Observer>,
     drain: Drain,
     guard: Guard,
 }
@@ -76,7 +80,6 @@ impl Endpoint {
         options: Options,
         registry: &mut Registry,
     ) -> Arc<Self> {
-        let metrics = RequestMetrics::new(registry, catalog.tools.names());
         let counted = Arc::clone(&sessions);
         at_scrape::gauge(
             registry,
@@ -91,7 +94,9 @@ impl Endpoint {
         config.max_request_body_bytes = BODY_MAX;
         config.cancellation_token = options.stop;
         config.session_store = Some(Arc::new(sessions.records().clone()));
-        let service = StreamableHttpService::new(move || Ok(handler.clone()), Arc::clone(&sessions), config);
+        let durations = SessionMetrics::new(registry, message::SESSION_VERSIONS);
+        let handler = handler.with_session_metrics(durations);
+        let service = StreamableHttpService::new(move || Ok(handler.of_another()), Arc::clone(&sessions), config);
         Arc::new(Self {
             service,
             sessions,
@@ -99,7 +104,7 @@ impl Endpoint {
             restoring: Restoring::new(),
             catalog,
             admission,
-            metrics,
+            observer: options.observer,
             drain,
             guard: options.guard,
         })
@@ -139,6 +144,7 @@ impl Endpoint {
         if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)).await {
             return refused;
         }
+        let carried = carried_in(&body);
         let request = http::Request::from_parts(parts, Full::new(body));
         match kind {
             Kind::Request { method, tool } => {
@@ -151,7 +157,9 @@ impl Endpoint {
                     tool,
                     protocol_version: message::protocol_version(header),
                 };
-                self.work(request, operation, arrived, open).await
+                let followed = Followed::of(request.extensions(), request.headers());
+                let observed = self.observer.begin(operation, followed, carried, arrived);
+                self.work(request, observed, arrived, open).await
             }
             Kind::Listen => {
                 drop(open);
@@ -169,18 +177,18 @@ impl Endpoint {
     async fn work(
         &self,
         mut request: http::Request<Full<Bytes>>,
-        operation: Operation,
+        observed: Observed,
         arrived: Instant,
         open: OpenRequest,
     ) -> Response {
-        let slot = match self.admission.admit(operation.tool_label()).await {
+        let slot = match self.admission.admit(observed.operation().tool_label()).await {
             Ok(slot) => slot,
             Err(overloaded) => {
-                self.metrics.finished(operation, Outcome::Shed, arrived.elapsed(), None);
+                observed.ended(Outcome::Shed, None);
                 return refuse(&overloaded);
             }
         };
-        let record = Arc::new(Record::new(operation, arrived, self.metrics.clone(), slot));
+        let record = Arc::new(Record::new(observed, slot));
         request.extensions_mut().insert(Arc::clone(&record));
         let deadline = arrived + REQUEST_MAX;
         let Ok(response) = timeout_at(deadline, self.hand_over(request)).await else {

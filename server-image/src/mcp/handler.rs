@@ -5,7 +5,7 @@
 )]
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,10 +17,12 @@ use rmcp::model::{
     ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams, SubscribeRequestParams,
     SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
-use rmcp::service::{RequestContext, SubscriptionContext};
+use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::json;
+use tracing::{Instrument, Span};
 
+use super::message;
 use super::record::Record;
 use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
 use super::subscriptions::{self, Follows};
@@ -28,6 +30,8 @@ use crate::changes::Changes;
 use crate::database::DatabaseError;
 use crate::drain::Drain;
 use crate::metrics::requests::Outcome;
+use crate::metrics::sessions::{SessionClock, SessionMetrics};
+use crate::telemetry::Followed;
 use crate::tools::{CallContext, Called, Catalog};
 
 /// How long clients may keep lists. They change only with the server's version, or with news of it.
@@ -45,6 +49,9 @@ pub struct McpHandler {
     /// What a client on stdio follows.
     follows: Follows,
     drain: Drain,
+    sessions: Option<SessionMetrics>,
+    /// Runs while the session of a client up to 2025-11-25 does.
+    session: Arc<OnceLock<SessionClock>>,
 }
 
 impl McpHandler {
@@ -58,6 +65,24 @@ impl McpHandler {
             records,
             follows: Follows::default(),
             drain,
+            sessions: None,
+            session: Arc::default(),
+        }
+    }
+
+    /// Measures how long sessions last.
+    #[must_use]
+    pub fn with_session_metrics(mut self, sessions: SessionMetrics) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
+    /// The handler of another session, or of one request of a client that has none.
+    #[must_use]
+    pub fn of_another(&self) -> Self {
+        Self {
+            session: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -101,6 +126,17 @@ impl ServerHandler for McpHandler {
         ServerConfig::new(self.capabilities())
             .with_server_info(Implementation::new("mcpscale-mcp-server", env!("CARGO_PKG_VERSION")))
             .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let version = context
+            .peer
+            .peer_info()
+            .map(|client| client.protocol_version.to_string());
+        if let Some(sessions) = &self.sessions {
+            self.session
+                .get_or_init(|| sessions.begin(message::protocol_version(version.as_deref())));
+        }
     }
 
     async fn list_tools(
@@ -315,10 +351,20 @@ async fn guarded<T>(
         // rmcp tells of a client that went away or cancelled, but leaves stopping to the handler.
         () = context.ct.cancelled() => Err(ErrorData::new(ErrorCode::INVALID_REQUEST, "the client cancelled the request", None)),
         // What panics must cost one request, not leave its client waiting for ever.
-        result = AssertUnwindSafe(running).catch_unwind() => {
+        result = AssertUnwindSafe(in_the_requests_log(context, running)).catch_unwind() => {
             result.map_err(|_| ErrorData::internal_error("the server crashed on this request; this is a bug of the server", None))
         }
     }
+}
+
+/// Runs `running` so that its lines in the log carry the request's id; rmcp runs handlers in tasks of their own.
+fn in_the_requests_log<T>(
+    context: &RequestContext<RoleServer>,
+    running: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    let parts = context.extensions.get::<http::request::Parts>();
+    let followed = parts.and_then(|parts| parts.extensions.get::<Arc<Followed>>());
+    running.instrument(followed.map_or_else(Span::none, |followed| followed.span().clone()))
 }
 
 fn outcome(called: &Called) -> Outcome {

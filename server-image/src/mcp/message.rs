@@ -36,6 +36,8 @@ const UNKNOWN_TOOL: &str = "unknown";
 
 /// Revisions of the protocol; metrics know no others.
 const PROTOCOL_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+/// Those that have sessions.
+pub(super) const SESSION_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// What a client without the header speaks, by the protocol's own rule.
 const PROTOCOL_VERSION_DEFAULT: &str = "2025-03-26";
 

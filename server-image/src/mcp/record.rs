@@ -2,36 +2,35 @@
 
 use http::StatusCode;
 use std::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::admission::Slot;
 use crate::lock;
-use crate::metrics::requests::{Operation, Outcome, RequestMetrics};
+use crate::metrics::requests::Outcome;
+use crate::telemetry::Observed;
 
 /// An admitted request. Both the answer and the running handler hold it: it ends, and gives its slot back, when the
 /// answer is complete, or, if the client goes away before, when the handler has stopped too.
 #[derive(Debug)]
 pub(super) struct Record {
-    operation: Operation,
-    arrived: Instant,
-    metrics: RequestMetrics,
     open: Mutex<Option<Open>>,
 }
 
 #[derive(Debug)]
 struct Open {
+    observed: Observed,
     slot: Slot,
     /// What the handler said, if it said anything.
     outcome: Option<Outcome>,
 }
 
 impl Record {
-    pub(super) const fn new(operation: Operation, arrived: Instant, metrics: RequestMetrics, slot: Slot) -> Self {
+    pub(super) const fn new(observed: Observed, slot: Slot) -> Self {
         Self {
-            operation,
-            arrived,
-            metrics,
-            open: Mutex::new(Some(Open { slot, outcome: None })),
+            open: Mutex::new(Some(Open {
+                observed,
+                slot,
+                outcome: None,
+            })),
         }
     }
 
@@ -63,12 +62,7 @@ impl Record {
         let Some(open) = lock(&self.open).take() else { return };
         let service = open.slot.held();
         drop(open.slot);
-        self.metrics.finished(
-            self.operation,
-            outcome(open.outcome),
-            self.arrived.elapsed(),
-            Some(service),
-        );
+        open.observed.ended(outcome(open.outcome), Some(service));
     }
 }
 

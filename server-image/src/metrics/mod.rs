@@ -2,10 +2,13 @@
 //!
 //! Each part of the server registers its own metrics; here are only the shapes they share, and those of a request.
 
+pub mod agents;
 pub mod at_scrape;
+pub mod container;
 pub mod exposition;
 pub mod process;
 pub mod requests;
+pub mod sessions;
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets_range};
 
@@ -19,7 +22,12 @@ const BOUNDS: u16 = 54;
 /// A histogram of seconds with the bounds that all durations of this server use.
 #[must_use]
 pub fn duration_histogram() -> Histogram {
-    Histogram::new(exponential_buckets_range(SHORTEST, LONGEST, BOUNDS))
+    Histogram::new(duration_bounds())
+}
+
+/// Those bounds.
+pub fn duration_bounds() -> impl Iterator<Item = f64> {
+    exponential_buckets_range(SHORTEST, LONGEST, BOUNDS)
 }
 
 #[cfg(test)]

@@ -34,7 +34,9 @@ fn cpu_seconds() -> Option<f64> {
     Some((stat.field(14)? + stat.field(15)?) / ticks_per_second()?)
 }
 
-fn resident_bytes() -> Option<f64> {
+/// Resident memory in bytes.
+#[must_use]
+pub fn resident_bytes() -> Option<f64> {
     let pages: f64 = fs::read_to_string("/proc/self/statm")
         .ok()?
         .split(' ')

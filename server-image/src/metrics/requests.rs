@@ -1,15 +1,17 @@
 //! What is measured of each request: how many, how long, how they ended.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::duration_histogram;
+use super::{duration_bounds, duration_histogram};
 
 /// What a request asks for, in names that come from fixed lists, so that a client cannot grow the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,16 @@ impl Outcome {
         }
     }
 
+    /// The error type, or `ok`: for people.
+    #[must_use]
+    pub fn label(self) -> Cow<'static, str> {
+        if self == Self::Ok {
+            "ok".into()
+        } else {
+            self.error_type()
+        }
+    }
+
     /// Value of the label `error_type`; empty for success.
     #[must_use]
     pub fn error_type(self) -> Cow<'static, str> {
@@ -103,15 +115,50 @@ struct OperationLabels {
     mcp_protocol_version: &'static str,
 }
 
+/// A request that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// What it asked for.
+    pub operation: Operation,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From arrival to answer.
+    pub elapsed: Duration,
+    /// Of that, waiting for a slot.
+    pub queued: Duration,
+    /// Of that, holding a slot; `None` if it never got one.
+    pub service: Option<Duration>,
+}
+
+/// The exemplar of a bucket: the trace of one request that was counted there.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Exemplar {
+    trace_id: TraceId,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct TraceId(u128);
+
+impl EncodeLabelValue for TraceId {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        write!(encoder, "{:032x}", self.0)
+    }
+}
+
 type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
+type Traced<Labels> = Family<Labels, HistogramWithExemplars<Exemplar>, fn() -> HistogramWithExemplars<Exemplar>>;
+
+fn traced_histogram() -> HistogramWithExemplars<Exemplar> {
+    HistogramWithExemplars::new(duration_bounds())
+}
 
 /// The families of request metrics.
 #[derive(Debug, Clone)]
 pub struct RequestMetrics {
     requests: Family<ToolStatus, Counter>,
-    duration: Durations<Tool>,
+    duration: Traced<Tool>,
     service: Durations<Tool>,
-    operation: Durations<OperationLabels>,
+    operation: Traced<OperationLabels>,
 }
 
 impl RequestMetrics {
@@ -121,9 +168,9 @@ impl RequestMetrics {
     pub fn new(registry: &mut Registry, tools: impl Iterator<Item = &'static str>) -> Self {
         let metrics = Self {
             requests: Family::default(),
-            duration: Family::new_with_constructor(duration_histogram),
+            duration: Family::new_with_constructor(traced_histogram),
             service: Family::new_with_constructor(duration_histogram),
-            operation: Family::new_with_constructor(duration_histogram),
+            operation: Family::new_with_constructor(traced_histogram),
         };
         for tool in tools {
             for status in ["ok", "error", "shed"] {
@@ -155,21 +202,19 @@ impl RequestMetrics {
         metrics
     }
 
-    /// Counts a finished request: `elapsed` from arrival to answer, `service` while it held a slot (`None` if shed).
-    pub fn finished(&self, operation: Operation, outcome: Outcome, elapsed: Duration, service: Option<Duration>) {
-        let tool = operation.tool_label();
-        self.requests
-            .get_or_create(&ToolStatus {
-                tool,
-                status: outcome.status(),
-            })
-            .inc();
+    /// Counts a request that has ended; `trace_id` is its trace, if it is recorded somewhere.
+    pub fn ended(&self, ended: &Ended, trace_id: Option<u128>) {
+        let Ended { operation, outcome, .. } = *ended;
+        let (tool, elapsed) = (operation.tool_label(), ended.elapsed.as_secs_f64());
+        let exemplar = trace_id.map(|id| Exemplar { trace_id: TraceId(id) });
+        let seen = exemplar.is_some().then(SystemTime::now);
+        let status = outcome.status();
+        self.requests.get_or_create(&ToolStatus { tool, status }).inc();
         if outcome != Outcome::Shed {
-            self.duration
-                .get_or_create(&Tool { tool })
-                .observe(elapsed.as_secs_f64());
+            let duration = self.duration.get_or_create(&Tool { tool });
+            duration.observe(elapsed, exemplar.clone(), seen);
         }
-        if let Some(service) = service {
+        if let Some(service) = ended.service {
             self.service
                 .get_or_create(&Tool { tool })
                 .observe(service.as_secs_f64());
@@ -181,7 +226,8 @@ impl RequestMetrics {
             network_transport: "tcp",
             mcp_protocol_version: operation.protocol_version,
         };
-        self.operation.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        let duration = self.operation.get_or_create(&labels);
+        duration.observe(elapsed, exemplar, seen);
     }
 }
 

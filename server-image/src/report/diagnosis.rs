@@ -265,6 +265,7 @@ mod tests {
 
     /// The wrong cause sends its reader to the wrong remedy: each way to be slow must be told from the others.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn the_bottleneck_is_the_cause_not_the_effect() {
         let cases: &[(&str, Change, Option<Area>)] = &[
             ("room everywhere", |_| {}, None),
@@ -377,6 +378,7 @@ mod tests {
 
     /// What is wrong must be told, with its figure, at the limit itself, and not below it.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn every_limit_is_told_when_it_is_reached() {
         let cases: &[(&str, Change, Area, Severity, &str)] = &[
             (

@@ -231,10 +231,10 @@ impl Span<'_> {
         let used = self.gauge("db_client_connection_count", &[("state", "used")]);
         let wait = self.histogram("db_client_connection_wait_time_seconds", &[]);
         let hold = self.histogram("db_client_connection_use_time_seconds", &[]);
-        let held = quotient(hold.map(|hold| hold.sum), max.map(|max| max * self.seconds));
+        let busy = quotient(hold.map(|hold| hold.sum), max.map(|max| max * self.seconds));
         Pool {
             max,
-            utilization: held.or_else(|| quotient(used, max)),
+            utilization: busy.or_else(|| quotient(used, max)),
             wait: times(wait.as_ref()),
             wait_per_request: wait.and_then(|wait| ratio(wait.sum, served)),
         }
@@ -337,6 +337,7 @@ fn quotient(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "sums and quotients of small whole numbers are exact")]
 mod tests {
     use super::*;
 

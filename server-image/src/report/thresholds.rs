@@ -77,7 +77,7 @@ pub const DATABASE_SHARE: Threshold = Threshold {
     critical: 0.8,
     source: "mcpscale: the larger part of the work is the database's",
 };
-/// Used share of the database's max_connections.
+/// Used share of the database's `max_connections`.
 pub const DATABASE_CONNECTIONS: Threshold = Threshold {
     warning: 0.8,
     critical: 0.95,

@@ -13,6 +13,7 @@ use rmcp::service::RequestContext;
 
 use crate::mcp::ClientLog;
 use crate::mcp::sessions::severity;
+use crate::telemetry::Followed;
 
 /// The circumstances of one call. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,6 +46,14 @@ impl CallContext {
         match &self.0 {
             Origin::Mcp(request) => request.extensions.get(),
             Origin::Http(parts) => Some(parts),
+        }
+    }
+
+    /// Notes the agent that the call came from, once that is known.
+    pub fn called_by(&self, agent_id: &str) {
+        let extensions = self.http().map(|parts| &parts.extensions);
+        if let Some(followed) = extensions.and_then(|extensions| extensions.get::<Arc<Followed>>()) {
+            followed.called_by(agent_id);
         }
     }
 

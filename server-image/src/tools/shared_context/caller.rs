@@ -136,6 +136,9 @@ impl Callers {
     ) -> Result<Caller, ToolError> {
         let claimed = claim.agent_id.clone().filter(|id| checks::agent_id(id).is_ok());
         let result = self.identify(claim, context).await;
+        if let Ok(caller) = &result {
+            context.called_by(caller.agent_id());
+        }
         let name = result.as_ref().ok().map(|caller| caller.agent_id().to_owned());
         let result = result.and_then(|caller| caller.require(needed).map(|()| caller));
         if let Err(error) = &result

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod nginx;
 pub mod node;
 pub mod postgres;
+pub mod process;
 pub mod server;
 
 use std::time::{Duration, Instant};

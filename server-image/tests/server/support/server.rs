@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mcp_server::mcp::{HostPolicy, Names, OriginPolicy};
 use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, Settings};
+use mcp_server::telemetry::TelemetrySettings;
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
 
@@ -54,6 +55,7 @@ pub fn settings(database_url: &str) -> Settings {
             fixtures: Fixtures::Load,
             drain: Duration::from_secs(10),
         },
+        telemetry: TelemetrySettings::default(),
     }
 }
 

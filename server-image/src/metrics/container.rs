@@ -1,0 +1,97 @@
+//! What the container may use: its limits of CPU and memory, from its control group (version 2).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use prometheus_client::registry::Registry;
+
+use super::at_scrape;
+
+/// Where control groups are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Registers `mcp_cpu_limit_cores`, `mcp_cpu_throttled_seconds_total` and `mcp_memory_limit_bytes`.
+pub fn register(registry: &mut Registry) {
+    at_scrape::gauge(
+        registry,
+        "mcp_cpu_limit_cores",
+        "Cores that this server may use: the container's limit, else the machine's",
+        cpu_limit,
+    );
+    at_scrape::counter(
+        registry,
+        "mcp_cpu_throttled_seconds",
+        "Time the container was made to wait because it had used up its CPU limit",
+        || throttled_seconds(&group()?),
+    );
+    at_scrape::gauge(
+        registry,
+        "mcp_memory_limit_bytes",
+        "Memory that the container may use; absent without a limit",
+        memory_limit,
+    );
+}
+
+/// Bytes that the container may use; `None` without a limit.
+#[must_use]
+pub fn memory_limit() -> Option<f64> {
+    number(&group()?.join("memory.max"))
+}
+
+/// Cores that this process may use.
+fn cpu_limit() -> Option<f64> {
+    let limited = group().and_then(|group| quota(&fs::read_to_string(group.join("cpu.max")).ok()?));
+    let cores = u32::try_from(available_parallelism().ok()?.get()).ok().map(f64::from)?;
+    Some(limited.map_or(cores, |limit| limit.min(cores)))
+}
+
+fn throttled_seconds(group: &Path) -> Option<f64> {
+    let text = fs::read_to_string(group.join("cpu.stat")).ok()?;
+    let microseconds = text.lines().find_map(|line| line.strip_prefix("throttled_usec "))?;
+    Some(microseconds.trim().parse::<f64>().ok()? / 1e6)
+}
+
+/// This process's group. In a container it is the root of what is mounted, whatever `/proc` calls it.
+fn group() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let inside = Path::new(ROOT).join(path.trim_start_matches('/'));
+    let mounted = if inside.is_dir() { inside } else { PathBuf::from(ROOT) };
+    mounted.is_dir().then_some(mounted)
+}
+
+/// `quota period` in microseconds, or `max period`.
+fn quota(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+    (period > 0.0).then(|| quota / period)
+}
+
+fn number(path: &Path) -> Option<f64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit read wrongly would call a server idle that is at its end.
+    #[test]
+    fn limits_are_read() {
+        for (text, expected) in [
+            ("25000 100000\n", Some(0.25)),
+            ("150000 100000\n", Some(1.5)),
+            ("max 100000\n", None),
+            ("", None),
+        ] {
+            assert_eq!(quota(text), expected, "{text:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cpu.stat"), "usage_usec 5\nthrottled_usec 1500000\n").unwrap();
+        assert_eq!(throttled_seconds(folder.path()), Some(1.5));
+        fs::write(folder.path().join("memory.max"), "max\n").unwrap();
+        assert_eq!(number(&folder.path().join("memory.max")), None);
+        assert!(cpu_limit().unwrap() > 0.0);
+    }
+}

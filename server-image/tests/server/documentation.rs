@@ -1,0 +1,224 @@
+//! `docs/server.md` against the program itself. `UPDATE_DOCS=1 cargo test -p mcp-server documentation` writes its tables
+//! anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::{Arg, Command, CommandFactory};
+use mcp_server::cli::Cli;
+use serde_json::json;
+
+use crate::support::postgres::SHARED;
+use crate::support::server::{TestServer, settings};
+
+/// The text between the marks of `part` is `expected`; writes it there if asked to.
+fn compare(part: &str, expected: &str) {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/server.md"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = (format!("<!-- {part}: begin -->\n"), format!("<!-- {part}: end -->"));
+    let from = text.find(&begin).expect("the mark of the beginning") + begin.len();
+    let to = text.find(&end).expect("the mark of the end");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{}{expected}{}", &text[..from], &text[to..])).unwrap();
+        return;
+    }
+    let (found, wanted) = (text[from..to].lines(), expected.lines());
+    let found: Vec<_> = found.collect();
+    let missing: Vec<_> = wanted.clone().filter(|line| !found.contains(line)).collect();
+    let wanted: Vec<_> = wanted.collect();
+    let stale: Vec<_> = found.iter().filter(|line| !wanted.contains(*line)).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty() && found == wanted,
+        "docs/server.md, {part}: these lines are missing: {missing:#?}\nand these do not hold any more: {stale:#?}\n\
+         UPDATE_DOCS=1 cargo test -p mcp-server documentation writes them anew"
+    );
+}
+
+fn cell(text: &str) -> String {
+    let text = text.replace('|', "\\|");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn flag_row(flag: &Arg) -> Option<String> {
+    let name = flag.get_long()?;
+    let value = flag.get_value_names().filter(|_| flag.get_action().takes_values());
+    let value = value.map_or_else(String::new, |names| format!(" {}", names.join(" ")));
+    let variable = flag
+        .get_env()
+        .map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
+    let defaults: Vec<_> = flag
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy())
+        .collect();
+    let shown = flag.get_action().takes_values() && !defaults.is_empty();
+    let default = if shown {
+        format!("`{}`", defaults.join(","))
+    } else {
+        String::new()
+    };
+    let choices: Vec<_> = flag
+        .get_possible_values()
+        .iter()
+        .map(|value| format!("`{}`", value.get_name()))
+        .collect();
+    let choices = if flag.get_action().takes_values() && !choices.is_empty() {
+        format!(" One of {}.", choices.join(", "))
+    } else {
+        String::new()
+    };
+    let help = flag
+        .get_long_help()
+        .or(flag.get_help())
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let help = help.trim_end_matches('.').to_owned() + ".";
+    Some(format!(
+        "| `--{name}{value}` | {variable} | {default} | {}{choices} |\n",
+        cell(&help)
+    ))
+}
+
+fn flags(command: &Command) -> String {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for flag in command.get_arguments().filter(|flag| flag.get_id() != "help") {
+        let heading = flag.get_help_heading().unwrap_or("General").to_owned();
+        let Some(row) = flag_row(flag) else { continue };
+        match groups.iter_mut().find(|(name, _)| *name == heading) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((heading, vec![row])),
+        }
+    }
+    let mut text = String::new();
+    for (heading, rows) in groups {
+        write!(
+            text,
+            "\n**{heading}**\n\n| flag | environment | default | meaning |\n|---|---|---|---|\n{}",
+            rows.concat()
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// A flag that the page does not know, or knows wrongly, is a flag that nobody can use.
+#[test]
+fn every_flag_is_documented() {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = String::new();
+    for subcommand in command
+        .get_subcommands()
+        .filter(|subcommand| subcommand.get_name() != "help")
+    {
+        let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+        write!(
+            text,
+            "\n### `mcp-server {}`\n\n{about}.\n{}",
+            subcommand.get_name(),
+            flags(subcommand)
+        )
+        .unwrap();
+    }
+    compare("flags", &(text + "\n"));
+}
+
+/// What one family of metrics says about itself.
+#[derive(Default)]
+struct Family {
+    kind: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+fn families(text: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut current = String::new();
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            current = name.to_owned();
+            families.entry(current.clone()).or_default().help = help.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            current = name.to_owned();
+            families.entry(current.clone()).or_default().kind = kind.to_owned();
+        } else if let Some((_, rest)) = line.split_once('{') {
+            let labels = rest.split_once('}').unwrap().0;
+            let names = labels
+                .split(',')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(name, _)| name);
+            let names = names.filter(|name| *name != "le").map(str::to_owned);
+            families.get_mut(&current).unwrap().labels.extend(names);
+        }
+    }
+    families
+}
+
+fn metric_row(name: &str, family: &Family) -> String {
+    let suffix = if family.kind == "counter" { "_total" } else { "" };
+    let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+    format!(
+        "| `{name}{suffix}` | {} | {} | {} |\n",
+        family.kind,
+        labels.join(", "),
+        cell(&family.help)
+    )
+}
+
+const FAMILIAR: [&str; 7] = [
+    "mcp_requests",
+    "mcp_request_duration_seconds",
+    "mcp_active_sessions",
+    "mcp_active_agents",
+    "mcp_cache_requests",
+    "mcp_cache_hit_ratio",
+    "mcp_db_pool_size",
+];
+
+fn group(name: &str) -> &'static str {
+    if name.starts_with("mcp_server_") || name.starts_with("db_client_") {
+        "Names of OpenTelemetry"
+    } else if FAMILIAR.contains(&name) {
+        "Names that guides for MCP servers use"
+    } else if name.starts_with("process_") {
+        "The process"
+    } else {
+        "What the operator scales by, and what explains it"
+    }
+}
+
+/// A dashboard is built from this table: each name, type, label and meaning in it must be what the server exposes, and
+/// everything it exposes must be in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented() {
+    let url = SHARED.database().await;
+    let server = TestServer::start(settings(&url)).await;
+    server.client.call("set_memory", json!({"key": "k", "value": 1})).await;
+    server.client.legacy_session().await;
+    let text = reqwest::get(format!("http://{}/metrics", server.server.metrics))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let mut groups: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, family) in families(&text) {
+        assert!(family.help.len() > 10, "{name} explains itself: {:?}", family.help);
+        groups
+            .entry(group(&name))
+            .or_default()
+            .push_str(&metric_row(&name, &family));
+    }
+    let mut text = String::new();
+    for (heading, rows) in groups {
+        write!(
+            text,
+            "\n**{heading}**\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}"
+        )
+        .unwrap();
+    }
+    compare("metrics", &(text + "\n"));
+}

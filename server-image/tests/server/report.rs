@@ -1,0 +1,135 @@
+//! `mcp-server report`, against servers whose bottleneck is known.
+
+use std::process::Command;
+
+use mcp_server::tuning::Tuning;
+use serde_json::{Value, json};
+
+use crate::support::postgres::{SHARED, connect};
+use crate::support::server::{TestServer, settings};
+
+/// Since the server's start.
+fn report(server: &TestServer, flags: &[&str]) -> String {
+    let url = format!("http://{}/metrics", server.server.metrics);
+    let output = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
+        .args(["report", "--interval-seconds", "0", "--url", &url])
+        .args(flags)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json_report(server: &TestServer) -> Value {
+    serde_json::from_str(&report(server, &["--json"])).unwrap()
+}
+
+fn tuning(concurrency: usize, pool_max: usize) -> Tuning {
+    Tuning {
+        pool_max,
+        concurrency,
+        queue_max: 100,
+    }
+}
+
+/// Calls that wait for each other must be told as such, with the figures that prove it.
+#[tokio::test(flavor = "multi_thread")]
+async fn short_slots_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    settings.tuning = tuning(2, 4);
+    let server = TestServer::start(settings).await;
+    for call in (0..30).map(|_| server.client.work(50)).collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    let report_json = json_report(&server);
+    assert_eq!(report_json["bottleneck"], "queueing", "{report_json:#}");
+    assert_eq!(report_json["figures"]["requests"]["count"], 30.0);
+    assert_eq!(report_json["figures"]["tools"][0]["tool"], "simulate_work");
+    let evidence = &report_json["findings"][0]["evidence"];
+    assert!(
+        evidence["value"].as_f64() >= evidence["threshold"].as_f64(),
+        "{evidence}"
+    );
+    let text = report(&server, &[]);
+    for part in [
+        "30 requests in",
+        "The bottleneck is the slots:",
+        "because  ",
+        "do       ",
+        "simulate_work",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+/// A server that waits for its database must not be given more CPU.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_pool_is_told_from_short_slots() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.tuning = tuning(16, 1);
+    let server = TestServer::start(settings).await;
+    let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    // Somebody else holds the session's row for a while: each writer keeps the only connection and waits.
+    let blocker = connect(&url).await;
+    blocker
+        .batch_execute("BEGIN; SELECT * FROM sessions FOR UPDATE")
+        .await
+        .unwrap();
+    let calls: Vec<_> = (0..24)
+        .map(|number| {
+            let arguments = json!({"session_id": session, "content": format!("message {number}")});
+            tokio::spawn(server.client.tool("add_message", &arguments).send())
+        })
+        .collect();
+    server.until_metric("mcp_in_flight_requests", 16.0).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    blocker.batch_execute("COMMIT").await.unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let report = json_report(&server);
+    let bottleneck = report["bottleneck"].as_str().unwrap_or_default().to_owned();
+    assert!(["pool", "database"].contains(&bottleneck.as_str()), "{report:#}");
+    assert!(
+        report["findings"].to_string().contains("waiting for a connection"),
+        "{report:#}"
+    );
+}
+
+/// Someone who mistypes the URL must learn what was expected there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_url_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for (url, expected) in [
+        (
+            format!("http://{closed}/metrics"),
+            "must be the /metrics of a running server",
+        ),
+        (format!("http://{}/nowhere", server.server.metrics), "404"),
+        (
+            format!("http://{}/health", server.server.metrics),
+            "is not a server's /metrics",
+        ),
+        (
+            format!("http://{}/healthz", server.server.metrics),
+            "is not a server's /metrics",
+        ),
+        ("nowhere".to_owned(), "cannot read nowhere"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
+            .args(["report", "--interval-seconds", "0", "--url", &url])
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{url}");
+        assert!(message.contains(expected), "{url}: {message}");
+    }
+}
