@@ -108,14 +108,14 @@ struct FileFlag {
 pub struct Migrate {
     #[command(flatten)]
     file: FileFlag,
-    #[command(flatten)]
-    database: database::Flags,
     /// Only list the pending steps; exit code 3 if there are any.
     #[arg(long, visible_alias = "list")]
     pub dry_run: bool,
     /// Seconds to keep trying while the database does not answer.
     #[arg(long, env = "MCP_WAIT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
     wait_seconds: u64,
+    #[command(flatten)]
+    database: database::Flags,
 }
 
 impl Migrate {

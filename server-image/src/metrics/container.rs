@@ -11,7 +11,7 @@ use super::at_scrape;
 /// Where control groups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Registers `mcp_cpu_limit_cores`, `mcp_cpu_throttled_seconds_total` and `mcp_memory_limit_bytes`.
+/// Registers `mcp_cpu_limit_cores` and `mcp_cpu_throttled_seconds_total`.
 pub fn register(registry: &mut Registry) {
     at_scrape::gauge(
         registry,
@@ -24,12 +24,6 @@ pub fn register(registry: &mut Registry) {
         "mcp_cpu_throttled_seconds",
         "Time the container was made to wait because it had used up its CPU limit",
         || throttled_seconds(&group()?),
-    );
-    at_scrape::gauge(
-        registry,
-        "mcp_memory_limit_bytes",
-        "Memory that the container may use; absent without a limit",
-        memory_limit,
     );
 }
 

@@ -279,7 +279,8 @@ impl Span<'_> {
         Memory {
             resident,
             limit,
-            utilization: quotient(resident, limit),
+            // What the kernel counts, if that is known: a process's own pages are not all of a container's.
+            utilization: quotient(self.gauge("mcp_memory_used_bytes", &[]).or(resident), limit),
         }
     }
 

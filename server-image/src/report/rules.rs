@@ -198,7 +198,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         area: Area::Memory,
-        figure: "process_resident_memory_bytes ÷ mcp_memory_limit_bytes",
+        figure: "mcp_memory_used_bytes ÷ mcp_memory_limit_bytes",
         unit: Unit::Ratio,
         threshold: MEMORY_UTILIZATION,
         read: |figures| figures.memory.utilization,
