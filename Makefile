@@ -50,10 +50,13 @@ bench: ## Load one MCP server on loopback in rising steps: rate, latency, what i
 bench-server: ## Measure the MCP server side by side with others (BENCH="--rounds 1 --seconds 2" for a short run)
 	@hack/bench-server $(BENCH)
 
+bench-start: ## Measure how long the MCP server takes to be ready, and its size
+	@hack/bench-start
+
 doc: ## Build the API documentation of every crate
 	@cargo doc --locked --workspace --no-deps && echo "$(CARGO_TARGET_DIR)/doc/mcpscale/index.html"
 
 packages:
 	@tests/cluster/install-packages
 
-.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server doc packages
+.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start doc packages

@@ -38,7 +38,7 @@ pub struct Figures {
 /// How many requests, and how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Requests {
-    /// Requests that were finished or refused.
+    /// Requests that were finished, or refused for want of a slot.
     pub count: f64,
     /// The same in a second.
     pub per_second: f64,
@@ -46,7 +46,7 @@ pub struct Requests {
     pub error_ratio: Option<f64>,
     /// Share (0 to 1) that was refused because all slots and the queue were full.
     pub shed_ratio: Option<f64>,
-    /// Share (0 to 1) that was refused because its caller had used up its rate.
+    /// Share (0 to 1) of all that arrived that was turned away because its caller had used up its rate.
     pub limited_ratio: Option<f64>,
 }
 
@@ -194,12 +194,14 @@ impl Span<'_> {
     fn requests(&self) -> Requests {
         let ended = |status| self.counter("mcp_requests_total", &[("status", status)]);
         let count = self.counter("mcp_requests_total", &[]).unwrap_or(0.0);
+        // They are turned away before they count as requests.
+        let limited = self.counter("mcp_rate_limited_requests_total", &[]);
         Requests {
             count,
             per_second: ratio(count, self.seconds).unwrap_or(0.0),
             error_ratio: ended("error").and_then(|errors| ratio(errors, count)),
             shed_ratio: ended("shed").and_then(|shed| ratio(shed, count)),
-            limited_ratio: ended("limited").and_then(|limited| ratio(limited, count)),
+            limited_ratio: limited.and_then(|limited| ratio(limited, count + limited)),
         }
     }
 

@@ -38,6 +38,13 @@ async fn every_documented_metric_is_there() {
         ("mcp_request_duration_seconds_count", &["tool"]),
         ("mcp_server_operation_duration_seconds_count", &operation),
         ("mcp_active_sessions", &[]),
+        ("mcp_active_agents", &[]),
+        ("mcp_db_pool_size", &[]),
+        ("mcp_cpu_limit_cores", &[]),
+        (
+            "mcp_server_session_duration_seconds_count",
+            &["mcp_protocol_version", "network_transport"],
+        ),
         ("db_client_connection_count", &["state"]),
         ("db_client_connection_max", &[]),
         ("db_client_connection_wait_time_seconds_count", &[]),
@@ -196,4 +203,44 @@ async fn mistakes_of_callers_are_no_errors_of_the_server() {
     }
     assert_eq!(scrape.value("mcp_requests_total", &[("status", "error")]), 0.0);
     assert_eq!(scrape.value("mcp_requests_total", &[("status", "ok")]), 4.0);
+}
+
+/// Who plans capacity by users must count users: agents and sessions that are there now, not all that ever were.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_and_sessions_are_those_of_now() {
+    let url = SHARED.database().await;
+    let server = TestServer::start(settings(&url)).await;
+    for agent in ["a", "b", "a"] {
+        let arguments = json!({"key": "k", "value": 1, "agent_id": agent});
+        assert_eq!(server.client.call("set_memory", arguments).await["success"], true);
+    }
+    let version = [("mcp_protocol_version", "2025-11-25")];
+    let session = server.client.legacy_session().await;
+    server.until_metric("mcp_active_sessions", 1.0).await;
+    let scrape = server.scrape().await;
+    assert_eq!(scrape.value("mcp_active_agents", &[]), 2.0);
+    assert_eq!(scrape.value("mcp_server_session_duration_seconds_count", &version), 0.0);
+    assert!((1.0..=4.0).contains(&scrape.value("mcp_db_pool_size", &[])));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    session.delete().await;
+    server.until_metric("mcp_active_sessions", 0.0).await;
+    crate::support::until("the session's end is counted", async || {
+        let count = server.scrape().await.value("mcp_server_session_duration_seconds_count", &version);
+        (count == 1.0).then_some(())
+    })
+    .await;
+    let lasted = server.scrape().await.value("mcp_server_session_duration_seconds_sum", &version);
+    assert!((0.3..0.3 + 10.0).contains(&lasted), "it lasted {lasted} s");
+}
+
+/// A Prometheus without OpenMetrics must be able to read the same figures.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_readers_get_the_old_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let url = format!("http://{}/metrics", server.server.metrics);
+    let answer = reqwest::Client::new().get(url).header("accept", "text/plain;version=0.0.4").send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("# TYPE mcp_requests_offered_total counter") && !text.contains("# EOF"), "{text}");
 }
