@@ -28,6 +28,8 @@ use super::record::Record;
 use super::restore::Restoring;
 use super::sessions::SharedSessions;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
+use crate::auth::Principal;
+use crate::database::DatabaseError;
 use crate::drain::{Drain, OpenRequest};
 use crate::guard::Guard;
 use crate::metrics::at_scrape;
@@ -116,6 +118,30 @@ impl Endpoint {
     }
 
     async fn serve(&self, request: Request) -> Response {
+        if is_modern(request.headers()) {
+            return self.dispatch(request).await;
+        }
+        let caller = request.extensions().get::<Arc<Principal>>().cloned();
+        let caller = caller.as_ref().map(|caller| caller.subject.as_str());
+        if let Some(session) = text(request.headers(), "mcp-session-id") {
+            // Whoever did not open it gets the same answer as for a session that does not exist.
+            match self.sessions.is_of(session, caller).await {
+                Ok(true) => {}
+                Ok(false) => return (StatusCode::NOT_FOUND, "there is no such session").into_response(),
+                Err(error) => return unavailable(&error),
+            }
+            return self.dispatch(request).await;
+        }
+        let response = self.dispatch(request).await;
+        if let (Some(caller), Some(opened)) = (caller, text(response.headers(), "mcp-session-id"))
+            && let Err(error) = self.sessions.opened_by(opened, caller).await
+        {
+            return unavailable(&error);
+        }
+        response
+    }
+
+    async fn dispatch(&self, request: Request) -> Response {
         match *request.method() {
             Method::POST => self.post(request).await,
             Method::GET if !is_modern(request.headers()) => self.stream(request.headers().clone()).await,
@@ -166,8 +192,7 @@ impl Endpoint {
                 self.hand_over(request).await.map(Body::new)
             }
             Kind::Light => self
-                .service
-                .handle(request)
+                .hand_over(request)
                 .await
                 .map(|body| Body::new(Answer::of_message(body, open))),
         }
@@ -208,18 +233,15 @@ impl Endpoint {
         let Some(session) = text(&headers, "mcp-session-id") else {
             return (StatusCode::BAD_REQUEST, "the header Mcp-Session-Id is missing").into_response();
         };
-        let is_known = self.sessions.is_here(session).await
-            || match self.sessions.records().exists(session).await {
-                Ok(exists) => exists,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look for a session");
-                    return (
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "the server cannot look for the session; try again",
-                    )
-                        .into_response();
-                }
-            };
+        let is_known = if self.sessions.is_here(session).await {
+            Ok(true)
+        } else {
+            self.sessions.records().exists(session).await
+        };
+        let is_known = match is_known {
+            Ok(is_known) => is_known,
+            Err(error) => return unavailable(&error),
+        };
         if !is_known {
             return (StatusCode::NOT_FOUND, "there is no such session").into_response();
         }
@@ -266,6 +288,12 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Resp
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+fn unavailable(error: &DatabaseError) -> Response {
+    tracing::warn!(%error, "cannot look for a session");
+    let message = "the server cannot look for the session; try again";
+    (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
 }
 
 /// Whether the request says that it is one of 2026-07-28 or later.

@@ -124,3 +124,45 @@ impl RequestStates {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::DatabaseTarget;
+    use prometheus_client::registry::Registry;
+    use serde_json::{Value, json};
+
+    fn states(key: &[u8], folder: &tempfile::TempDir) -> Result<Arc<RequestStates>, KeyTooShort> {
+        let target = DatabaseTarget::Sqlite(folder.path().join("test.db"));
+        let database = Database::open(&target, 1, &mut Registry::default()).unwrap();
+        RequestStates::new(Some(key), database)
+    }
+
+    /// Replicas with the administrator's key must understand each other; anybody else's state must be refused.
+    #[tokio::test]
+    async fn a_state_opens_with_the_same_key_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = ([7; KEY_MIN], [8; KEY_MIN]);
+        let sealed = states(&ours, &folder)
+            .unwrap()
+            .seal("tool", &json!({"round": 1}))
+            .await
+            .unwrap();
+        let opened: Value = states(&ours, &folder).unwrap().open("tool", &sealed).await.unwrap();
+        assert_eq!(opened, json!({"round": 1}));
+        for (name, key, purpose) in [("another key", theirs, "tool"), ("another tool", ours, "other")] {
+            let refused = states(&key, &folder).unwrap().open::<Value>(purpose, &sealed).await;
+            assert!(refused.is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_short_key_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = states(&[7; KEY_MIN - 1], &folder).unwrap_err().to_string();
+        assert!(
+            error.contains("--request-state-key-file") && error.contains("31 bytes"),
+            "{error}"
+        );
+    }
+}

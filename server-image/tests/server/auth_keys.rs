@@ -141,3 +141,42 @@ async fn no_keys_no_server() {
         "{error}"
     );
 }
+
+/// Who learns the id of another's session, from a log or a proxy, must not get into it: its streams carry answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_of_whoever_opened_it() {
+    let (ann, bob) = (key("ann", &[]), key("bob", &[]));
+    let (server, _folder) = start(&[&ann, &bob], &[]).await;
+    let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+    let opened = server.client.post().header("x-api-key", &ann.key).json(&initialize);
+    let opened = opened.send().await.unwrap();
+    assert_eq!(opened.status(), 200);
+    let id = opened.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let session = server.client.session(id);
+    let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(
+        status(session.post().header("x-api-key", &ann.key).json(&initialized)).await,
+        202
+    );
+    let requests = || {
+        [
+            ("a call", session.tool("list_memory", &json!({}))),
+            ("a stream", session.get()),
+            ("a notification", session.post().json(&initialized)),
+        ]
+    };
+    for (name, request) in requests() {
+        assert_eq!(
+            status(request.header("x-api-key", &bob.key)).await,
+            404,
+            "{name} of another"
+        );
+    }
+    for (name, request) in requests() {
+        assert!(
+            status(request.header("x-api-key", &ann.key)).await < 300,
+            "{name} of its own"
+        );
+    }
+}

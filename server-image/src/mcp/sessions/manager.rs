@@ -62,6 +62,8 @@ pub(super) struct Carrier {
 struct Use {
     running: usize,
     last: Instant,
+    /// Whose session it is, if that is known already; see [`SessionRecords::owner`].
+    owner: Option<Option<String>>,
 }
 
 impl Default for Use {
@@ -69,6 +71,7 @@ impl Default for Use {
         Self {
             running: 0,
             last: Instant::now(),
+            owner: None,
         }
     }
 }
@@ -122,6 +125,33 @@ impl SharedSessions {
             used.last = Instant::now();
         }
         self.local.has_session(&id.into()).await.unwrap_or(false)
+    }
+
+    /// Whether a request of `caller` may name the session: only of whoever opened it. An unknown session is nobody's,
+    /// and told so elsewhere.
+    pub(in crate::mcp) async fn is_of(&self, id: &str, caller: Option<&str>) -> Result<bool, DatabaseError> {
+        let known = lock(&self.carrier.uses).get(id).and_then(|used| used.owner.clone());
+        let owner = match known {
+            Some(owner) => owner,
+            None => match self.records.owner(id).await? {
+                Some(owner) => owner,
+                None => return Ok(true),
+            },
+        };
+        let is_of_caller = owner.as_deref() == caller;
+        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
+            used.owner = Some(owner);
+        }
+        Ok(is_of_caller)
+    }
+
+    /// Notes that `caller` has just opened the session.
+    pub(in crate::mcp) async fn opened_by(&self, id: &str, caller: &str) -> Result<(), DatabaseError> {
+        self.records.set_owner(id, caller).await?;
+        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
+            used.owner = Some(Some(caller.to_owned()));
+        }
+        Ok(())
     }
 
     /// The client has ended a session: no replica may go on with it.
@@ -344,7 +374,12 @@ impl SessionManager for SharedSessions {
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
         let (id, transport) = self.local.create_session().await?;
-        lock(&self.carrier.uses).insert(SessionId::clone(&id), Use::default());
+        // Nobody else knows the id before the answer, and before that it is known who asked.
+        let opened = Use {
+            owner: Some(None),
+            ..Use::default()
+        };
+        lock(&self.carrier.uses).insert(SessionId::clone(&id), opened);
         Ok((id, transport))
     }
 

@@ -22,6 +22,11 @@ pub const MIGRATIONS: &[Migration] = &[
         postgres: POSTGRES_2,
         sqlite: SQLITE_2,
     },
+    Migration {
+        name: "mcp_4_session_owner",
+        postgres: "ALTER TABLE mcp_sessions ADD COLUMN owner text",
+        sqlite: "ALTER TABLE mcp_sessions ADD COLUMN owner TEXT",
+    },
 ];
 
 // Events and letters live for minutes. Unlogged tables spare the write-ahead log; a crash of Postgres empties them,

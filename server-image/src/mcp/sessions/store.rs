@@ -56,6 +56,30 @@ impl SessionRecords {
         Ok(known.is_some())
     }
 
+    /// Whose session it is; `None` for an unknown session, `Some(None)` for one that was opened without a credential.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn owner(&self, id: &str) -> Result<Option<Option<String>>, DatabaseError> {
+        let sql = "SELECT coalesce(owner, '') FROM mcp_sessions WHERE id = $1";
+        let owner = self.text(sql, id).await?;
+        Ok(owner.map(|name| (!name.is_empty()).then_some(name)))
+    }
+
+    /// Notes whose session it is.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn set_owner(&self, id: &str, owner: &str) -> Result<(), DatabaseError> {
+        self.execute(
+            "UPDATE mcp_sessions SET owner = $2 WHERE id = $1",
+            "UPDATE mcp_sessions SET owner = ?2 WHERE id = ?1",
+            id,
+            owner.to_owned(),
+        )
+        .await
+    }
+
     /// Lets a session follow `uri`; `false` when it follows as many as it may.
     ///
     /// # Errors

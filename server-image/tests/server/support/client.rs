@@ -94,6 +94,14 @@ impl Client {
         tokio::spawn(async move { request.send().await.unwrap() })
     }
 
+    /// A session that exists already.
+    pub fn session(&self, id: String) -> LegacySession {
+        LegacySession {
+            client: self.clone(),
+            id,
+        }
+    }
+
     /// Opens a session as clients up to 2025-11-25 do.
     pub async fn legacy_session(&self) -> LegacySession {
         self.legacy_session_with(json!({})).await
