@@ -17,8 +17,9 @@ pub(super) struct Flags {
     /// redis://… for a cache of what never changes; the server works without it.
     #[arg(long, env = "MCP_REDIS_URL", hide_env_values = true)]
     redis_url: Option<String>,
-    /// Seconds after which an unused session of a client up to 2025-11-25 leaves memory; it stays in the database.
-    #[arg(long, env = "MCP_SESSION_IDLE_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds after which an unused session of a client up to 2025-11-25 leaves memory, where it takes 100 KiB; it stays
+    /// in the database, and comes back with one query.
+    #[arg(long, env = "MCP_SESSION_IDLE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     session_idle_seconds: u64,
 }
 
