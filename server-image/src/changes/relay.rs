@@ -4,7 +4,7 @@
 //! `max`, is counted as open and in use, and goes with the pool when that is resized: the budget of connections
 //! holds without an exception. A pool of one connection cannot spare it. Such a replica still sends news, and its own
 //! followers are told every [`STALE_MAX`] that everything may have changed. The same serves where `LISTEN` does not
-//! work, as behind a pooler in transaction mode.
+//! work: behind a pooler in transaction mode, whether it was declared or shows itself by messages that get lost.
 //!
 //! **Loss.** A replica that is killed between a commit and the `NOTIFY` some milliseconds later takes the news with
 //! it. (Sending it inside the transaction would let all writers of the database wait for one lock.) When the
@@ -45,9 +45,9 @@ pub struct Relay {
 enum Ended {
     /// The connection is gone or does not answer.
     Broken(DatabaseError),
-    /// The pool has become too small to spare a connection.
-    PoolTooSmall,
-    /// A message came not through.
+    /// The pool is too small to spare a connection, or its connections cannot listen.
+    Unable,
+    /// Messages do not come through.
     Deaf,
 }
 
@@ -92,6 +92,7 @@ impl Relay {
     }
 
     async fn hear(&self) {
+        let mut is_told = false;
         loop {
             let wait = match self.listen().await {
                 Ended::Broken(DatabaseError::NotReady) => Duration::from_millis(200),
@@ -99,13 +100,17 @@ impl Relay {
                     tracing::warn!(%error, "cannot hear of changes at other replicas; connecting again");
                     Duration::from_secs(1)
                 }
-                Ended::PoolTooSmall => STALE_MAX,
+                Ended::Unable => STALE_MAX,
                 Ended::Deaf => {
-                    tracing::warn!(
-                        "LISTEN does not work through this connection (a pooler in transaction mode?): subscribers \
-                         hear of changes at other replicas with a delay of up to {STALE_MAX:?}"
-                    );
-                    STALE_MAX
+                    if !is_told {
+                        tracing::warn!(
+                            "LISTEN does not work through this connection; if there is a pooler in transaction mode, \
+                             say --database-pooler transaction. Subscribers hear of changes at other replicas with a \
+                             delay of up to {STALE_MAX:?}"
+                        );
+                        is_told = true;
+                    }
+                    STALE_MAX.saturating_sub(WAY)
                 }
             };
             sleep(wait).await;
@@ -113,16 +118,31 @@ impl Relay {
         }
     }
 
+    /// Whether a connection can be spared and would be of use.
+    fn can_listen(&self) -> bool {
+        self.database.pool_max() >= 2 && !self.database.is_pooled_by_transaction()
+    }
+
     /// Listens until it is no longer possible.
     async fn listen(&self) -> Ended {
-        if self.database.pool_max() < 2 {
-            return Ended::PoolTooSmall;
+        if !self.can_listen() {
+            return Ended::Unable;
         }
-        let mut heard = self.database.heard();
         let connection = match self.begin().await {
             Ok(connection) => connection,
             Err(error) => return Ended::Broken(error),
         };
+        let ended = self.listen_on(&connection).await;
+        if !connection.is_closed()
+            && let Err(error) = connection.query("UNLISTEN mcp_changes", &[]).await
+        {
+            tracing::debug!(%error, "a connection that listened does not answer");
+        }
+        ended
+    }
+
+    async fn listen_on(&self, connection: &PostgresConnection) -> Ended {
+        let mut heard = self.database.heard();
         // Whatever was sent before LISTEN took hold was not heard.
         self.changes.deliver(&Topic::Everything);
         let mut next_try = Instant::now() + WAY;
@@ -150,8 +170,8 @@ impl Relay {
                     if !is_proven || last_own.elapsed() > TRY + WAY {
                         return Ended::Deaf;
                     }
-                    if self.database.pool_max() < 2 {
-                        return Ended::PoolTooSmall;
+                    if !self.can_listen() {
+                        return Ended::Unable;
                     }
                     next_try = Instant::now() + TRY;
                     if let Err(error) = self.notify(&payload(&self.replica, "")).await {

@@ -227,6 +227,12 @@ impl PostgresDatabase {
         lock(&self.health.last_answer).map(|answered| answered.elapsed())
     }
 
+    /// Whether each transaction may run on another connection of the server, so that nothing stays with one.
+    #[must_use]
+    pub const fn is_pooled_by_transaction(&self) -> bool {
+        !matches!(self.statements, Statements::Prepared)
+    }
+
     /// Most connections of the pool.
     #[must_use]
     pub fn pool_max(&self) -> usize {
