@@ -214,7 +214,11 @@ async fn every_metric_is_documented() {
     let mut groups: BTreeMap<&str, String> = BTreeMap::new();
     let kinds = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
     let mut families = families(&text);
-    assert_eq!(kinds, families.len(), "each family is exposed once, or no scrape is valid");
+    assert_eq!(
+        kinds,
+        families.len(),
+        "each family is exposed once, or no scrape is valid"
+    );
     families.retain(|name, _| !ONLY_WITH_LIMITS.contains(&name.as_str()));
     for (name, family) in families {
         assert!(family.help.len() > 10, "{name} explains itself: {:?}", family.help);

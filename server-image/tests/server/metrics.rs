@@ -225,11 +225,17 @@ async fn agents_and_sessions_are_those_of_now() {
     session.delete().await;
     server.until_metric("mcp_active_sessions", 0.0).await;
     crate::support::until("the session's end is counted", async || {
-        let count = server.scrape().await.value("mcp_server_session_duration_seconds_count", &version);
+        let count = server
+            .scrape()
+            .await
+            .value("mcp_server_session_duration_seconds_count", &version);
         (count == 1.0).then_some(())
     })
     .await;
-    let lasted = server.scrape().await.value("mcp_server_session_duration_seconds_sum", &version);
+    let lasted = server
+        .scrape()
+        .await
+        .value("mcp_server_session_duration_seconds_sum", &version);
     assert!((0.3..0.3 + 10.0).contains(&lasted), "it lasted {lasted} s");
 }
 
@@ -239,8 +245,19 @@ async fn old_readers_get_the_old_format() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
     let url = format!("http://{}/metrics", server.server.metrics);
-    let answer = reqwest::Client::new().get(url).header("accept", "text/plain;version=0.0.4").send().await.unwrap();
-    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let answer = reqwest::Client::new()
+        .get(url)
+        .header("accept", "text/plain;version=0.0.4")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.headers()["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
     let text = answer.text().await.unwrap();
-    assert!(text.contains("# TYPE mcp_requests_offered_total counter") && !text.contains("# EOF"), "{text}");
+    assert!(
+        text.contains("# TYPE mcp_requests_offered_total counter") && !text.contains("# EOF"),
+        "{text}"
+    );
 }
