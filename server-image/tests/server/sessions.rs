@@ -180,7 +180,6 @@ async fn subscriptions_hold_at_every_replica() {
     let (a, b) = two_replicas(with_fixtures).await;
     let session = a.client.legacy_session().await;
     let mut news = Events::of(session.at(&b.client).get().send().await.unwrap());
-    news.next().await;
     let subscribe = session
         .request("resources/subscribe", &json!({"uri": WATCHED}))
         .send()
@@ -222,7 +221,6 @@ async fn an_ended_session_ends_everywhere() {
     let session = a.client.legacy_session().await;
     session.at(&b.client).call("simulate_work", json!({})).await;
     let mut news = Events::of(session.at(&b.client).get().send().await.unwrap());
-    news.next().await;
     assert!(session.delete().await.status().is_success());
     until("the other replica has let go of the session", async || {
         let list = session

@@ -43,7 +43,7 @@ impl SharedSessions {
             // An error would make clients try again for ever; an empty stream tells them that there is nothing.
             Some(Err(_)) => empty().boxed(),
         };
-        let first = Event::default().retry(RETRY).data("");
+        let first = Event::default().retry(RETRY);
         let events = lines.map(|line| {
             let event = Event::default().data(line.data);
             line.id.map_or(event.clone(), |id| event.id(id))
