@@ -78,26 +78,26 @@ impl Changes {
     /// The resource `uri` reads differently now, and all whose URI goes on after it with a slash. Call it after the
     /// change is committed.
     pub fn resource_updated(&self, uri: impl Into<String>) {
-        self.publish(Topic::Resource(uri.into()));
+        self.publish(&Topic::Resource(uri.into()));
     }
 
     /// There are other tools now.
     pub fn tools_list_changed(&self) {
-        self.publish(Topic::Tools);
+        self.publish(&Topic::Tools);
     }
 
     /// There are other prompts now.
     pub fn prompts_list_changed(&self) {
-        self.publish(Topic::Prompts);
+        self.publish(&Topic::Prompts);
     }
 
     /// There are other resources with a fixed URI now.
     pub fn resources_list_changed(&self) {
-        self.publish(Topic::Resources);
+        self.publish(&Topic::Resources);
     }
 
     /// Tells followers here and at other replicas.
-    pub fn publish(&self, topic: Topic) {
+    pub fn publish(&self, topic: &Topic) {
         if let Some(outgoing) = &self.0.outgoing {
             let waiting = lock(&outgoing.topics).len();
             let topic = if waiting < OUTGOING_MAX {
@@ -107,7 +107,7 @@ impl Changes {
             };
             outgoing.add(topic);
         }
-        self.deliver(&topic);
+        self.deliver(topic);
     }
 
     /// Tells followers here.
@@ -123,7 +123,9 @@ impl Changes {
         } else {
             let beneath = followers.range(topic.beneath()).chain(followers.get_key_value(topic));
             for (topic, all) in beneath {
-                all.values().for_each(|pending| pending.add(topic.clone()));
+                for pending in all.values() {
+                    pending.add(topic.clone());
+                }
             }
         }
     }

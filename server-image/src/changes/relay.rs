@@ -160,9 +160,8 @@ impl Relay {
                             is_proven = true;
                         }
                     }
-                    Ok(Heard::Notification { .. }) => {}
                     Ok(Heard::Closed) if connection.is_closed() => return Ended::Broken(DatabaseError::Stopped),
-                    Ok(Heard::Closed) => {}
+                    Ok(_) => {}
                     Err(RecvError::Lagged(_)) => self.changes.deliver(&Topic::Everything),
                     Err(RecvError::Closed) => return Ended::Broken(DatabaseError::Stopped),
                 },

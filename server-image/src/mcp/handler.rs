@@ -275,7 +275,7 @@ impl ServerHandler for McpHandler {
                 format!("a session follows at most {SUBSCRIPTIONS_MAX} resources: unsubscribe from some first");
             return Err(ErrorData::invalid_request(message, None));
         }
-        self.changes.publish(session_topic(session));
+        self.changes.publish(&session_topic(session));
         Ok(())
     }
 
@@ -289,7 +289,7 @@ impl ServerHandler for McpHandler {
             return Ok(());
         };
         self.records.unsubscribe(session, &request.uri).await.map_err(failure)?;
-        self.changes.publish(session_topic(session));
+        self.changes.publish(&session_topic(session));
         Ok(())
     }
 

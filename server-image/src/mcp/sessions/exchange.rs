@@ -30,7 +30,7 @@ pub(super) enum Letter {
     /// Hand this message of a client to the session.
     Deliver {
         session: String,
-        message: ClientJsonRpcMessage,
+        message: Box<ClientJsonRpcMessage>,
     },
     /// Copy a stream to the database: its client came back at another replica.
     Copy { session: String, stream: u64 },
@@ -72,7 +72,7 @@ impl Exchange {
         let connection = self.database.connection().await?;
         connection.query(insert, &[&replica, &letter]).await?;
         drop(connection);
-        self.changes.publish(Topic::Mail(replica.to_owned()));
+        self.changes.publish(&Topic::Mail(replica.to_owned()));
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Exchange {
         }
         transaction.commit().await?;
         drop(connection);
-        self.changes.publish(Topic::Stream(id));
+        self.changes.publish(&Topic::Stream(id));
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use super::exchange::{ALL, Exchange, Letter};
 use super::ids::Place;
 use super::log::ClientLog;
 use super::replay::{Replay, Replays, whole};
-use super::store::SessionRecords;
+use super::store::{Owner, SessionRecords};
 use crate::changes::{Changes, Topic};
 use crate::database::{Database, DatabaseError};
 use crate::lock;
@@ -63,7 +63,7 @@ struct Use {
     running: usize,
     last: Instant,
     /// Whose session it is, if that is known already; see [`SessionRecords::owner`].
-    owner: Option<Option<String>>,
+    owner: Option<Owner>,
 }
 
 impl Default for Use {
@@ -138,7 +138,7 @@ impl SharedSessions {
                 None => return Ok(true),
             },
         };
-        let is_of_caller = owner.as_deref() == caller;
+        let is_of_caller = owner.is(caller);
         if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
             used.owner = Some(owner);
         }
@@ -149,7 +149,7 @@ impl SharedSessions {
     pub(in crate::mcp) async fn opened_by(&self, id: &str, caller: &str) -> Result<(), DatabaseError> {
         self.records.set_owner(id, caller).await?;
         if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
-            used.owner = Some(Some(caller.to_owned()));
+            used.owner = Some(Owner::Caller(caller.to_owned()));
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl SharedSessions {
     /// The client has ended a session: no replica may go on with it.
     pub(in crate::mcp) async fn ended(&self, id: &str) {
         // Streams of news look whether their session is still there.
-        self.changes.publish(session_topic(id));
+        self.changes.publish(&session_topic(id));
         let letter = Letter::Ended { session: id.to_owned() };
         self.write(ALL, &letter).await;
     }
@@ -231,7 +231,7 @@ impl SharedSessions {
     async fn obey(&self, letter: Letter, exchange: &Exchange) {
         match letter {
             Letter::Deliver { session, message } => {
-                if let Err(error) = self.local.accept_message(&session.into(), message).await {
+                if let Err(error) = self.local.accept_message(&session.into(), *message).await {
                     tracing::debug!(%error, "a letter for a session that is not here");
                 }
             }
@@ -296,8 +296,8 @@ impl Carrier {
     }
 
     fn begin(&self, id: &SessionId) {
-        let mut uses = lock(&self.uses);
-        let used = uses.entry(SessionId::clone(id)).or_default();
+        let mut all = lock(&self.uses);
+        let used = all.entry(SessionId::clone(id)).or_default();
         used.running += 1;
         used.last = Instant::now();
     }
@@ -376,7 +376,7 @@ impl SessionManager for SharedSessions {
         let (id, transport) = self.local.create_session().await?;
         // Nobody else knows the id before the answer, and before that it is known who asked.
         let opened = Use {
-            owner: Some(None),
+            owner: Some(Owner::Anonymous),
             ..Use::default()
         };
         lock(&self.carrier.uses).insert(SessionId::clone(&id), opened);
@@ -427,15 +427,21 @@ impl SessionManager for SharedSessions {
             && place.stream.replica != self.replica
         {
             let session = id.as_ref().to_owned();
-            self.write(&place.stream.replica, &Letter::Deliver { session, message })
-                .await;
+            self.write(
+                &place.stream.replica,
+                &Letter::Deliver {
+                    session,
+                    message: Box::new(message),
+                },
+            )
+            .await;
             return Ok(());
         }
         if is_cancellation(&message) && self.carrier.exchange.is_some() {
             // Which replica runs the call is not known.
             let letter = Letter::Deliver {
                 session: id.as_ref().to_owned(),
-                message: message.clone(),
+                message: Box::new(message.clone()),
             };
             self.write(ALL, &letter).await;
         }

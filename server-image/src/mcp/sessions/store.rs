@@ -13,6 +13,26 @@ pub const FORGET_AFTER: Duration = Duration::from_hours(7 * 24);
 /// Most resources that one session follows.
 pub const SUBSCRIPTIONS_MAX: usize = 1_000;
 
+/// Whose session it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// Of somebody who showed no credential.
+    Anonymous,
+    /// Of this caller.
+    Caller(String),
+}
+
+impl Owner {
+    /// Whether it is `caller`, `None` for one who shows no credential.
+    #[must_use]
+    pub fn is(&self, caller: Option<&str>) -> bool {
+        match self {
+            Self::Anonymous => caller.is_none(),
+            Self::Caller(name) => caller == Some(name),
+        }
+    }
+}
+
 /// The sessions in a database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SessionRecords {
@@ -56,14 +76,20 @@ impl SessionRecords {
         Ok(known.is_some())
     }
 
-    /// Whose session it is; `None` for an unknown session, `Some(None)` for one that was opened without a credential.
+    /// Whose session it is; `None` for an unknown session.
     ///
     /// # Errors
     /// [`DatabaseError`] when the database does not answer.
-    pub async fn owner(&self, id: &str) -> Result<Option<Option<String>>, DatabaseError> {
+    pub async fn owner(&self, id: &str) -> Result<Option<Owner>, DatabaseError> {
         let sql = "SELECT coalesce(owner, '') FROM mcp_sessions WHERE id = $1";
         let owner = self.text(sql, id).await?;
-        Ok(owner.map(|name| (!name.is_empty()).then_some(name)))
+        Ok(owner.map(|name| {
+            if name.is_empty() {
+                Owner::Anonymous
+            } else {
+                Owner::Caller(name)
+            }
+        }))
     }
 
     /// Notes whose session it is.
