@@ -15,6 +15,7 @@ mod inputs;
 #[expect(dead_code, reason = "shared with the other tests, which use all of it")]
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -58,11 +59,13 @@ async fn every_input_is_answered() {
     let router = server.server.router();
     let (inputs, seed) = (setting("MCP_FUZZ_INPUTS", INPUTS), setting("MCP_FUZZ_SEED", 1));
     let mut random = Random::new(u64::try_from(seed).unwrap());
-    let mut answered = 0;
+    let (mut answered, mut statuses) = (0, BTreeMap::<u16, usize>::new());
     while answered < inputs {
         let batch: Vec<Input> = (0..BATCH).map(|_| Input::new(&mut random)).collect();
         let answers = futures::stream::iter(batch).map(|input| answer(router.clone(), input));
-        answers.buffer_unordered(AT_ONCE).collect::<()>().await;
+        for status in answers.buffer_unordered(AT_ONCE).collect::<Vec<u16>>().await {
+            *statuses.entry(status).or_default() += 1;
+        }
         answered += BATCH;
         assert_eq!(
             panics.load(Ordering::SeqCst),
@@ -71,7 +74,12 @@ async fn every_input_is_answered() {
         );
         is_well(&server).await;
     }
-    println!("{answered} inputs answered");
+    println!("{answered} inputs answered: {statuses:?}");
+    let reached_tools = statuses.get(&200).copied().unwrap_or_default();
+    assert!(
+        reached_tools * 10 > answered,
+        "inputs that are all refused at the door test nothing: {statuses:?}"
+    );
 }
 
 /// Counts panics of any task, also of those whose panic somebody catches.
@@ -86,18 +94,15 @@ fn count_panics() -> Arc<AtomicUsize> {
 }
 
 /// Sends an input, and judges the answer by what holds for every answer.
-async fn answer(router: Router, input: Input) {
+async fn answer(router: Router, input: Input) -> u16 {
     let shown = input.shown();
     let request: Request<Body> = input.into();
     let Ok(response) = timeout(ANSWER, router.oneshot(request)).await else {
         panic!("no answer within {ANSWER:?} to {shown}");
     };
     let response = response.unwrap_or_else(|never| match never {});
-    assert!(
-        STATUSES.contains(&response.status().as_u16()),
-        "{} to {shown}",
-        response.status()
-    );
+    let status = response.status().as_u16();
+    assert!(STATUSES.contains(&status), "{status} to {shown}");
     let kind = response
         .headers()
         .get("content-type")
@@ -106,7 +111,6 @@ async fn answer(router: Router, input: Input) {
         // A client that opens a stream and goes away.
         Some("text/event-stream") => drop(timeout(Duration::from_millis(1), response.into_body().frame()).await),
         Some(json) if json.starts_with("application/json") => {
-            let status = response.status();
             let body = whole(response, &shown).await;
             let parsed: Result<Value, _> = serde_json::from_slice(&body);
             let parsed = parsed.unwrap_or_else(|error| panic!("{error} in the answer {status} to {shown}"));
@@ -114,6 +118,7 @@ async fn answer(router: Router, input: Input) {
         }
         _ => drop(whole(response, &shown).await),
     }
+    status
 }
 
 async fn whole(response: Response<Body>, shown: &str) -> axum::body::Bytes {

@@ -161,7 +161,10 @@ impl Rates {
 }
 
 fn list(text: &str) -> Result<Vec<Rate>, InvalidRates> {
-    text.split('+').map(str::parse).collect()
+    let mut rates: Vec<Rate> = text.split('+').map(str::parse).collect::<Result<_, _>>()?;
+    // The shortest first: a request that it refuses does not use up a longer one.
+    rates.sort_by_key(|rate| rate.period);
+    Ok(rates)
 }
 
 #[cfg(test)]
@@ -178,6 +181,9 @@ mod tests {
         assert_eq!(of(Class::Search), ["100/60 s"]);
         assert_eq!(of(Class::Memory), ["7/1 s"], "the later rule counts");
         assert_eq!(of(Class::All), ["20000/3600 s"]);
+        let rates = Rates::new(["all=9/h+1/s+5/min"]).unwrap();
+        let periods = rates.of(Class::All).iter().map(|rate| rate.period.as_secs());
+        assert_eq!(periods.collect::<Vec<_>>(), [1, 60, 3600], "the shortest first");
         for (rule, expected) in [
             ("search", "is not CLASS=RATE"),
             ("find=1/s", "`find` is not a class"),

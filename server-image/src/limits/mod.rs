@@ -4,7 +4,7 @@
 //! - A class of requests has one or more rates, all of which must allow a request; see [`classes`]. Nothing is limited
 //!   unless it is set.
 //! - Each rate is a GCRA: a whole period's requests may come at once, then they come back evenly. A request that is
-//!   refused costs nothing in the rate that refused it.
+//!   refused costs nothing in the rate that refused it, nor in longer ones.
 //! - Limits hold for each replica, or, with `--rate-limit-scope global`, for all of them together, through Redis. Every
 //!   replica keeps count for itself as well: it alone decides while Redis does not answer, at the full rate, so that
 //!   then all replicas together allow at most their number times as much. Each such decision is counted in

@@ -258,13 +258,15 @@ mod tests {
     /// A client that asks for much and reads nothing holds memory for its answers.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_is_given_up() {
-        let (mut connection, mut far, activity) = pair();
+        let (mut connection, _far, activity) = pair();
         let _busy = activity.begin();
         let started = Instant::now();
         let error = connection.write_all(&[0; 1000]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(is_about(Some(started.elapsed()), WRITE));
 
+        let (mut connection, mut far, activity) = pair();
+        let _busy = activity.begin();
         tokio::spawn(async move {
             while far.read_u8().await.is_ok() {
                 sleep(Duration::from_secs(20)).await;

@@ -145,7 +145,7 @@ async fn replicas_share_limits_while_redis_answers() {
     let setting = || Setting {
         rules: &["memory=20/h+100/h", "messages=1000/min"],
         redis: Some(&redis.url),
-        trusted_proxies: &[],
+        trusted_proxies: &["127.0.0.0/8"],
     };
     let (a, b) = (
         start(setting(), AuthSettings::default()),
@@ -153,14 +153,26 @@ async fn replicas_share_limits_while_redis_answers() {
     );
     let ((a, _folder_a), (b, _folder_b)) = tokio::join!(a, b);
     tokio::join!(reaches_redis(&a), reaches_redis(&b));
-    let calls = (0..30).map(|number| {
-        let client = if number % 2 == 0 { &a.client } else { &b.client };
-        let request = client.tool("list_memory", &json!({}));
-        async move { request.send().await.unwrap().status() }
-    });
-    let statuses_of_all = futures::future::join_all(calls).await;
-    let served = statuses_of_all.iter().filter(|status| **status == 200).count();
-    assert_eq!(served, 20, "{statuses_of_all:?}");
+    let mut round = 0;
+    // On a busy machine Redis may answer too late for some; then the replicas rightly allow more.
+    until("a round in which Redis answers in time", async || {
+        round += 1;
+        let caller = format!("1.2.3.{round}");
+        let before = fallbacks(&a).await + fallbacks(&b).await;
+        let calls = (0..30).map(|number| {
+            let client = if number % 2 == 0 { &a.client } else { &b.client };
+            let request = client
+                .tool("list_memory", &json!({}))
+                .header("x-forwarded-for", &caller);
+            async move { request.send().await.unwrap().status() }
+        });
+        let answers = futures::future::join_all(calls).await;
+        let served = answers.iter().filter(|status| **status == 200).count();
+        let in_time = fallbacks(&a).await + fallbacks(&b).await == before;
+        assert!(!in_time || served == 20, "{answers:?}");
+        in_time.then_some(())
+    })
+    .await;
 
     drop(redis);
     let started = Instant::now();
