@@ -115,12 +115,12 @@ impl Global {
     }
 }
 
-/// Keys of one caller are on one node of a cluster.
+/// Each rate has a key of its own; those of one caller are on one node of a cluster.
 fn key(class: Class, caller: Caller, rate: &Rate) -> String {
+    let (caller, class) = (hex::encode(caller), class.name());
     format!(
-        "mcp:rate:1:{{{}}}:{}:{}",
-        hex::encode(caller),
-        class.name(),
+        "mcp:rate:1:{{{caller}}}:{class}:{}/{}",
+        rate.requests,
         rate.period.as_secs()
     )
 }

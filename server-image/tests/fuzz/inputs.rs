@@ -34,6 +34,17 @@ impl Random {
     }
 }
 
+/// What an input names that is to come further than the version check; without a session, the second does not.
+const CURRENT: &[&str] = &["2026-07-28", "2026-07-28", "2026-07-28", "2026-07-28", "2025-11-25"];
+
+/// What is wrong with an input: only one part, so that the others let it come further than the first check.
+#[derive(Clone, Copy, PartialEq)]
+enum Wrong {
+    Arguments,
+    Head,
+    Body,
+}
+
 /// One request.
 pub struct Input {
     method: Method,
@@ -161,18 +172,25 @@ const VERSIONS: &[&str] = &[
 impl Input {
     /// The next input.
     pub fn new(random: &mut Random) -> Self {
-        let method = random.of(METHODS).to_owned();
+        let wrong = [Wrong::Arguments, Wrong::Head, Wrong::Body][random.below(3)];
+        let methods = if random.one_in(2) { &["tools/call"] } else { METHODS };
+        let versions = if wrong == Wrong::Head { VERSIONS } else { CURRENT };
+        let (method, version) = (random.of(methods).to_owned(), random.of(versions).to_owned());
         let tool = random.of(TOOLS).to_owned();
-        let version = random.of(VERSIONS).to_owned();
-        let message = message(random, &method, &tool, &version);
-        let body = spoil(random, &message);
+        let message = message(random, wrong, &method, &tool, &version);
+        let name = message["params"]["uri"].as_str().unwrap_or(&tool).to_owned();
+        let body = if wrong == Wrong::Body {
+            spoil(random, &message)
+        } else {
+            message.to_string().into_bytes()
+        };
         let mut input = Self {
             method: Method::POST,
             path: "/mcp".to_owned(),
-            headers: headers(random, &method, &tool, &version),
+            headers: headers(random, wrong, &method, &name, &version),
             body,
         };
-        if random.one_in(12) {
+        if wrong == Wrong::Head && random.one_in(4) {
             let methods = [
                 Method::GET,
                 Method::DELETE,
@@ -184,7 +202,7 @@ impl Input {
             ];
             input.method = methods[random.below(methods.len())].clone();
         }
-        if random.one_in(30) {
+        if wrong == Wrong::Head && random.one_in(10) {
             random
                 .of(&["/", "/mcp/", "/mcp?x=1", "/mcp/tool/get_memory", "/MCP", "/mcp%00"])
                 .clone_into(&mut input.path);
@@ -223,7 +241,7 @@ impl From<Input> for Request<Body> {
     }
 }
 
-fn message(random: &mut Random, method: &str, tool: &str, version: &str) -> Value {
+fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version: &str) -> Value {
     let mut params = Map::new();
     if method == "initialize" {
         params = object(
@@ -252,7 +270,7 @@ fn message(random: &mut Random, method: &str, tool: &str, version: &str) -> Valu
     }
     let mut message = object(json!({"jsonrpc": "2.0", "method": method, "params": params}));
     if !method.starts_with("notifications/") {
-        let id = if random.one_in(8) {
+        let id = if wrong == Wrong::Body && random.one_in(4) {
             value(random, 2)
         } else {
             json!(random.below(1000))
@@ -260,6 +278,9 @@ fn message(random: &mut Random, method: &str, tool: &str, version: &str) -> Valu
         message.insert("id".to_owned(), id);
     }
     let mut message = Value::Object(message);
+    if wrong != Wrong::Body {
+        return message;
+    }
     for _ in 0..random.below(4) {
         change(random, &mut message);
     }
@@ -278,9 +299,16 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 fn arguments(random: &mut Random) -> Map<String, Value> {
-    (0..random.below(6))
-        .map(|_| (random.of(KEYS).to_owned(), value(random, 3)))
-        .collect()
+    let usual = json!({
+        "session_id": "session_0123456789abcdef", "content": "c", "key": "k", "value": {"a": 1}, "query": "q",
+        "purpose": "p", "sender": "s", "start_time": "2026-01-01T00:00:00Z", "end_time": "2027-01-01T00:00:00Z",
+    });
+    let mut arguments = object(usual);
+    arguments.retain(|_, _| random.one_in(2));
+    for _ in 0..random.below(4) {
+        arguments.insert(random.of(KEYS).to_owned(), value(random, 3));
+    }
+    arguments
 }
 
 /// Any JSON value, up to `depth` deep, the odd ones often.
@@ -357,9 +385,16 @@ fn nested(random: &mut Random, open: u8, close: u8) -> Vec<u8> {
     bytes
 }
 
-fn headers(random: &mut Random, method: &str, tool: &str, version: &str) -> Vec<(&'static str, Vec<u8>)> {
+fn headers(
+    random: &mut Random,
+    wrong: Wrong,
+    method: &str,
+    called: &str,
+    version: &str,
+) -> Vec<(&'static str, Vec<u8>)> {
     let mut headers = vec![("host", b"127.0.0.1".to_vec())];
     let mut add = |random: &mut Random, name, usual: &str, odd: &[&str]| match random.below(14) {
+        _ if wrong != Wrong::Head => headers.push((name, usual.as_bytes().to_vec())),
         0 => {}
         1 => headers.push((name, random.of(odd).as_bytes().to_vec())),
         2 if random.one_in(4) => headers.push((
@@ -394,7 +429,7 @@ fn headers(random: &mut Random, method: &str, tool: &str, version: &str) -> Vec<
     add(
         random,
         "mcp-name",
-        tool,
+        called,
         &[
             "",
             "=?base64?c2V0X21lbW9yeQ==?=",
@@ -422,7 +457,7 @@ fn headers(random: &mut Random, method: &str, tool: &str, version: &str) -> Vec<
         ("content-length", &["0", "5", "99999999", "-1", "x"]),
         ("host", &["evil.example", "127.0.0.1:99999", ""]),
     ] {
-        if random.one_in(12) {
+        if wrong == Wrong::Head && random.one_in(6) {
             headers.push((name, random.of(values).as_bytes().to_vec()));
         }
     }
