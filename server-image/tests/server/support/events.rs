@@ -52,9 +52,9 @@ impl Events {
 
     async fn read_on(&mut self) -> Option<Event> {
         loop {
-            if let Some((event, rest)) = self.read.split_once("\n\n") {
-                let event = parse(event);
-                self.read = rest.to_owned();
+            if let Some(end) = self.read.find("\n\n") {
+                let event = parse(&self.read[..end]);
+                self.read.drain(..end + 2);
                 if let Some(event) = event {
                     return Some(event);
                 }
