@@ -113,7 +113,7 @@ fn mistakes_are_refused_with_their_place() {
             "database-url: 'postgres://u:hidden@h\npath: /a",
             &["mcp.yaml is not a YAML file"],
         ),
-        ("bad figure", "pool-max: 0", &["--pool-max", "at least 1"]),
+        ("bad figure", "pool-max: 0", &["--pool-max", "must be 1 to "]),
     ] {
         std::fs::write(&path, content).unwrap();
         let output = run(folder.path(), &["serve", "--check", "--config", "mcp.yaml"]);
