@@ -80,6 +80,8 @@ pub struct Network {
     pub names: Names,
     /// Seals the states of calls in several rounds; without it, replicas agree on a key in the database.
     pub request_state_key: Option<Secret>,
+    /// Whether tools may be called without MCP.
+    pub rest_shim: bool,
 }
 
 impl Network {
@@ -97,6 +99,7 @@ impl Network {
                 origins: OriginPolicy::Loopback,
             },
             request_state_key: None,
+            rest_shim: false,
         }
     }
 }
@@ -235,7 +238,8 @@ impl Server {
             Database::Postgres(_) => Changes::shared(),
             Database::Sqlite(_) => Changes::alone(),
         };
-        let (catalog, chores) = catalog(&settings, &database, &changes)?;
+        let performance = Performance::default();
+        let (catalog, chores) = catalog(&settings, &database, &changes, &performance)?;
         let catalog = Arc::new(catalog);
         let sessions = SharedSessions::new(&database, changes.clone(), settings.data.session_idle);
         let handler = McpHandler::new(
@@ -283,7 +287,6 @@ impl Server {
         let readiness = Readiness::new(drain.clone());
         let health = health(&readiness, &drain, &database);
         let registry = Arc::new(registry);
-        let performance = Performance::default();
         performance.attach(Arc::clone(&registry));
         tracing::info!(mcp = %mcp.address, metrics = %metrics.address, admin = %admin.address, database = %settings.data.database, "listening");
 
@@ -300,7 +303,10 @@ impl Server {
         beside.spawn(performance.watch());
         beside.spawn(serve(admin.listener, tuning::http::router(tuner)));
         beside.spawn(chores.run());
-        let mut router = endpoint.router(&settings.network.path);
+        let mut router = Arc::clone(&endpoint).router(&settings.network.path);
+        if settings.network.rest_shim {
+            router = router.merge(endpoint.rest_router(&settings.network.path));
+        }
         if let Some(auth) = auth {
             router = auth.protect(router);
             beside.spawn(auth.maintain());
@@ -385,11 +391,18 @@ pub(crate) fn catalog(
     settings: &Settings,
     database: &Database,
     changes: &Changes,
+    performance: &Performance,
 ) -> Result<(Catalog, Chores), StartError> {
     let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
     let mut catalog = Catalog::default();
     let storage = shared_context::open(database);
-    let (toolset, chores) = SharedContext::new(storage, cache, &settings.shared_context, changes.clone());
+    let (toolset, chores) = SharedContext::new(
+        storage,
+        cache,
+        &settings.shared_context,
+        changes.clone(),
+        performance.clone(),
+    );
     toolset.register(&mut catalog)?;
     let key = settings.network.request_state_key.as_ref();
     let states = RequestStates::new(key.map(|key| key.0.as_slice()), database.clone())?;

@@ -13,6 +13,7 @@ use crate::drain::Drain;
 use crate::mcp::McpHandler;
 use crate::mcp::sessions::SessionRecords;
 use crate::migrate;
+use crate::report::Performance;
 use crate::server::{Settings, StartError, catalog};
 
 /// A client that could not be served.
@@ -52,7 +53,7 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
         }
         Database::Sqlite(_) => Changes::alone(),
     };
-    let (catalog, chores) = catalog(settings, &database, &changes)?;
+    let (catalog, chores) = catalog(settings, &database, &changes, &Performance::default())?;
     beside.spawn(chores.run());
     let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
     match handler.serve(stdio_pipes()).await {

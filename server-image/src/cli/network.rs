@@ -45,6 +45,10 @@ pub(super) struct Flags {
     /// File with that key.
     #[arg(long, env = "MCP_REQUEST_STATE_KEY_FILE")]
     request_state_key_file: Option<PathBuf>,
+    /// Serve POST PATH/tool/NAME too, for programs that speak no MCP: the body is the tool's arguments as JSON, the
+    /// answer its result.
+    #[arg(long, env = "MCP_REST_SHIM")]
+    rest_shim: bool,
 }
 
 /// One entry of --allowed-origins.
@@ -81,6 +85,7 @@ impl Flags {
                 origins: self.origins(),
             },
             request_state_key: self.key()?,
+            rest_shim: self.rest_shim,
         })
     }
 

@@ -43,7 +43,7 @@ const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
-const REQUEST_MAX: Duration = Duration::from_mins(2);
+pub(super) const REQUEST_MAX: Duration = Duration::from_mins(2);
 
 /// How the endpoint behaves.
 #[derive(Clone)]
@@ -62,13 +62,13 @@ pub struct Options {
 pub struct Endpoint {
     service: StreamableHttpService<McpHandler, SharedSessions>,
     sessions: Arc<SharedSessions>,
-    names: Names,
+    pub(super) names: Names,
     restoring: Restoring,
-    catalog: Arc<Catalog>,
-    admission: Arc<Admission>,
-    observer: Arc<Observer>,
-    drain: Drain,
-    guard: Guard,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) observer: Arc<Observer>,
+    pub(super) drain: Drain,
+    pub(super) guard: Guard,
 }
 
 impl Endpoint {
@@ -318,7 +318,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a body of bounded size in bounded time.
-async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
+pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -332,7 +332,7 @@ async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
     }
 }
 
-fn refuse(overloaded: &Overloaded) -> Response {
+pub(super) fn refuse(overloaded: &Overloaded) -> Response {
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, overloaded.to_string()).into_response();
     response
         .headers_mut()

@@ -314,12 +314,13 @@ impl ServerHandler for McpHandler {
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let listener = subscriptions::follow(&self.changes, &context);
         subscriptions::check(&self.catalog, &context).await?;
         tokio::select! {
             () = context.cancelled() => {}
             // Returning tells the client that the server ends in good order, so that it listens elsewhere.
             () = self.drain.begun() => {}
-            () = subscriptions::serve(&self.changes, &context) => {}
+            () = subscriptions::serve(listener, &context) => {}
         }
         Ok(())
     }

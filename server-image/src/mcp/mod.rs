@@ -11,6 +11,7 @@ pub mod hosts;
 mod message;
 mod record;
 pub mod request_state;
+mod rest;
 mod restore;
 pub mod sessions;
 mod subscriptions;

@@ -9,7 +9,7 @@ use rmcp::{ErrorData, Peer, RoleServer};
 use tokio::task::AbortHandle;
 
 use super::handler::no_such_resource;
-use crate::changes::{Changes, Topic};
+use crate::changes::{Changes, Listener, Topic};
 use crate::lock;
 use crate::tools::{CallContext, Catalog, ToolError};
 
@@ -44,9 +44,14 @@ pub(super) async fn may_follow(catalog: &Catalog, uri: &str, caller: &CallContex
     asking.await.map_err(ToolError::into_protocol)
 }
 
+/// Begins to follow what a subscription holds. The client has been told already that it does, so this comes before
+/// everything else, or what changes in the meantime is missed.
+pub(super) fn follow(changes: &Changes, context: &SubscriptionContext) -> Listener {
+    changes.follow(topics(context.accepted()))
+}
+
 /// Passes news on to the client until it has gone.
-pub(super) async fn serve(changes: &Changes, context: &SubscriptionContext) {
-    let listener = changes.follow(topics(context.accepted()));
+pub(super) async fn serve(listener: Listener, context: &SubscriptionContext) {
     loop {
         for topic in listener.next().await {
             let sink = context.sink();

@@ -33,6 +33,8 @@ mod rate_limits;
 mod redis_cache;
 mod replicas;
 mod report;
+mod resources;
+mod rest;
 mod retention;
 mod search_storage;
 mod search_tools;

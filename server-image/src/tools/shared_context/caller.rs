@@ -1,10 +1,13 @@
 //! Who calls. The one place where identities are resolved: what is proven beats what is claimed.
 //!
 //! 1. A token (`auth_token`, or `Authorization: Bearer sct_…`) makes the caller the agent that the token was made for.
-//! 2. Else, on a server without API keys, the caller is whom it says it is (`agent_id`). On a server with API keys
+//! 2. Else, a caller whose credential was verified in front of the tools (a [`Principal`]) is the agent of its own name.
+//! 3. Else, on a server without API keys, the caller is whom it says it is (`agent_id`). On a server with API keys
 //!    nobody gets in without a token.
 //!
-//! A token made while the server had no API keys proves no more than a claim: it is worth nothing once there are keys.
+//! A token made for somebody who had proven nothing proves no more than a claim: it is worth nothing where claims are.
+
+use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use serde_json::json;
@@ -15,6 +18,7 @@ use super::checks::{self, explain};
 use super::model::{Agent, TokenClaims};
 use super::permission::{self, Permission, Permissions};
 use super::tokens::{TokenError, Tokens, looks_like_token};
+use crate::auth::Principal;
 use crate::tools::{CallContext, ToolError};
 
 /// Identity of callers that name no agent. They are all the same agent: what one of them writes as private, each of
@@ -35,6 +39,7 @@ pub struct Claim {
 pub struct Caller {
     agent: Agent,
     permissions: Permissions,
+    has_quota: bool,
 }
 
 impl Caller {
@@ -46,6 +51,7 @@ impl Caller {
         let agent_id = agent_id.unwrap_or_else(|| ANONYMOUS.to_owned());
         checks::agent_id(&agent_id)?;
         Ok(Self {
+            has_quota: agent_id != ANONYMOUS,
             agent: Agent::named(agent_id),
             permissions: [Permission::Read, Permission::Write].into(),
         })
@@ -59,6 +65,19 @@ impl Caller {
                 is_admin: claims.permissions.contains(&Permission::Admin),
             },
             permissions: claims.permissions.clone(),
+            has_quota: true,
+        }
+    }
+
+    fn of_principal(principal: &Principal) -> Self {
+        let permissions = Permission::of_scopes(&principal.scopes);
+        Self {
+            agent: Agent {
+                is_admin: permissions.contains(&Permission::Admin),
+                ..Agent::named(&principal.subject)
+            },
+            permissions,
+            has_quota: true,
         }
     }
 
@@ -83,8 +102,8 @@ impl Caller {
     /// Whether limits per agent apply. Callers without a name share one identity, so a limit on it would let one
     /// client lock out all others.
     #[must_use]
-    pub fn has_quota(&self) -> bool {
-        self.agent.id != ANONYMOUS
+    pub const fn has_quota(&self) -> bool {
+        self.has_quota
     }
 
     /// Refuses callers without a permission.
@@ -156,11 +175,14 @@ impl Callers {
     async fn identify(&self, claim: Claim, context: &CallContext) -> Result<Caller, ToolError> {
         if let Some(token) = token(claim.auth_token, context) {
             let claims = self.tokens.check(&token).await.map_err(unproven)?;
-            return if claims.is_proven || self.keys.is_open() {
+            return if claims.is_proven || self.claims_count(context) {
                 Ok(Caller::of_token(&claims))
             } else {
                 Err(unproven(TokenError::Unknown))
             };
+        }
+        if let Some(principal) = principal(context) {
+            return Ok(Caller::of_principal(principal));
         }
         if self.keys.is_open() {
             Caller::claimed(claim.agent_id)
@@ -172,6 +194,11 @@ impl Callers {
             )
             .with_related(&["authenticate_agent"]))
         }
+    }
+
+    /// Whether callers are who they say they are.
+    pub(super) fn claims_count(&self, context: &CallContext) -> bool {
+        self.keys.is_open() && principal(context).is_none()
     }
 
     /// The keys that `authenticate_agent` accepts.
@@ -191,6 +218,11 @@ impl Callers {
     pub const fn audit(&self) -> &AuditTrail {
         &self.audit
     }
+}
+
+/// The caller whose credential was verified in front of the tools.
+pub(super) fn principal(context: &CallContext) -> Option<&Principal> {
+    context.http()?.extensions.get::<Arc<Principal>>().map(AsRef::as_ref)
 }
 
 /// The token of a call: the argument, else the header. What is in the header is only taken if it looks like one of

@@ -44,6 +44,24 @@ impl Permission {
             _ => [Self::Read, Self::Write].into(),
         }
     }
+
+    /// What a caller with these scopes may do: the permissions that they name, as `admin` or `mcp:admin`. A caller whose
+    /// scopes name none may read and write: what it may call at all was decided before.
+    #[must_use]
+    pub fn of_scopes(scopes: &BTreeSet<String>) -> Permissions {
+        let all = [Self::Read, Self::Write, Self::Admin, Self::Debug];
+        let names = |permission: &Self| {
+            scopes
+                .iter()
+                .any(|scope| scope.strip_prefix("mcp:").unwrap_or(scope) == permission.as_str())
+        };
+        let named: Permissions = all.into_iter().filter(names).collect();
+        if named.is_empty() {
+            [Self::Read, Self::Write].into()
+        } else {
+            named
+        }
+    }
 }
 
 /// Permissions for a sentence.
@@ -74,6 +92,21 @@ mod tests {
             ("Admin", "read, write"),
         ] {
             assert_eq!(list(&Permission::of_type(agent_type)), expected, "{agent_type}");
+        }
+    }
+
+    /// A scope that only looks like a permission must not become one.
+    #[test]
+    fn scopes_name_permissions_exactly() {
+        for (scopes, expected) in [
+            (&[][..], "read, write"),
+            (&["openid", "profile"], "read, write"),
+            (&["read"], "read"),
+            (&["mcp:admin", "read"], "read, admin"),
+            (&["billing:admin", "administrator", "Admin"], "read, write"),
+        ] {
+            let held = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+            assert_eq!(list(&Permission::of_scopes(&held)), expected, "{scopes:?}");
         }
     }
 }

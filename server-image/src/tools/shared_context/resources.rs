@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rmcp::model::{ResourceContents, ResourceTemplate};
+use rmcp::model::{Resource, ResourceContents, ResourceTemplate};
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Claim};
@@ -73,6 +73,13 @@ impl Resources {
 }
 
 impl ResourceProvider for Resources {
+    fn resources(&self) -> Vec<Resource> {
+        let performance = Resource::new("performance://metrics", "performance-metrics")
+            .with_description("How this replica does. Needs the permission admin.")
+            .with_mime_type(JSON);
+        vec![performance]
+    }
+
     fn templates(&self) -> Vec<ResourceTemplate> {
         [
             (
@@ -138,7 +145,13 @@ impl ResourceProvider for Resources {
                 let contents = contents(self.documentation.clone(), whole, MARKDOWN);
                 async move { Ok(ResourceAnswer::public(contents, FRESH)) }.boxed()
             }
-            Named::Performance => return None,
+            Named::Performance => async move {
+                let report = toolset
+                    .performance_for(Claim::default(), "performance", &context)
+                    .await?;
+                Ok(private(&report, whole))
+            }
+            .boxed(),
         })
     }
 
@@ -154,6 +167,7 @@ impl ResourceProvider for Resources {
                 async move { toolset.owner_of_memory(agent, &context).await.map(drop) }.boxed()
             }
             Named::Server | Named::Documentation => async { Ok(()) }.boxed(),
+            // It always changes: whoever wants to follow it reads it again and again.
             Named::Performance => return None,
         })
     }

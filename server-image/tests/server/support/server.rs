@@ -35,6 +35,7 @@ pub fn settings(database_url: &str) -> Settings {
                 origins: OriginPolicy::Loopback,
             },
             request_state_key: None,
+            rest_shim: false,
         },
         transport: mcp_server::transport::Settings::default(),
         auth: mcp_server::auth::Settings::default(),

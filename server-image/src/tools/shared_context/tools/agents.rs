@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::SharedContext;
 use crate::tools::shared_context::audit::Refusal;
+use crate::tools::shared_context::caller::principal;
 use crate::tools::shared_context::checks::{self, explain};
 use crate::tools::shared_context::limits;
 use crate::tools::shared_context::model::NewToken;
@@ -79,7 +80,7 @@ impl SharedContext {
             agent_id: arguments.agent_id,
             agent_type: arguments.agent_type,
             permissions: granted,
-            is_proven: !self.callers.keys().is_open(),
+            is_proven: !self.callers.claims_count(&context),
         };
         let issued = self.callers.tokens().issue(token).await.map_err(explain)?;
         Ok(answer(&issued))
@@ -88,13 +89,17 @@ impl SharedContext {
     /// What the caller gets of what it wants.
     fn grant(&self, arguments: &AuthenticateAgent, context: &CallContext) -> Result<Permissions, ToolError> {
         let mut possible = Permission::of_type(&arguments.agent_type);
-        if self.callers.keys().is_open() {
-            // Nothing has been proven: what opens more than a claim does stays shut.
-            possible.retain(|permission| matches!(permission, Permission::Read | Permission::Write));
-        } else {
+        if !self.callers.keys().is_open() {
             let header = context.http().and_then(|http| http.headers.get(API_KEY_HEADER));
             let key = header.map_or(arguments.api_key.as_deref(), |value| value.to_str().ok());
             self.check_key(key)?;
+        } else if let Some(principal) = principal(context) {
+            own_agent(&principal.subject, &arguments.agent_id)?;
+            let held = Permission::of_scopes(&principal.scopes);
+            possible.retain(|permission| held.contains(permission));
+        } else {
+            // Nothing has been proven: what opens more than a claim does stays shut.
+            possible.retain(|permission| matches!(permission, Permission::Read | Permission::Write));
         }
         let requested: Permissions = arguments.requested_permissions.iter().copied().collect();
         let granted: Permissions = requested.intersection(&possible).copied().collect();
@@ -126,11 +131,11 @@ impl SharedContext {
         ))
     }
 
-    async fn refresh_token(self: Arc<Self>, arguments: RefreshToken, _context: CallContext) -> ToolResult {
+    async fn refresh_token(self: Arc<Self>, arguments: RefreshToken, context: CallContext) -> ToolResult {
         let tokens = self.callers.tokens();
         // A token that has come to prove nothing, because the server has keys now, must not live on.
         let usable = match tokens.check(&arguments.current_token).await {
-            Ok(claims) if claims.is_proven || self.callers.keys().is_open() => Ok(()),
+            Ok(claims) if claims.is_proven || self.callers.claims_count(&context) => Ok(()),
             Ok(_) => Err(TokenError::Unknown),
             Err(error) => Err(error),
         };
@@ -156,6 +161,18 @@ impl SharedContext {
             code,
         });
     }
+}
+
+/// A caller that has proven its own name may name agents of its own: itself, or its name, a slash, and anything.
+fn own_agent(subject: &str, agent_id: &str) -> Result<(), ToolError> {
+    let rest = agent_id.strip_prefix(subject);
+    if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return Ok(());
+    }
+    Err(ToolError::permission_denied(
+        format!("you have proven to be {subject}, so your agents are {subject} and {subject}/…, not {agent_id}"),
+        "Use your own name as agent_id, or your name, a slash, and a name of your choice",
+    ))
 }
 
 fn answer(issued: &IssuedToken) -> Value {

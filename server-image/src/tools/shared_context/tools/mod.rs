@@ -4,6 +4,7 @@ mod agents;
 mod guidance;
 mod memory;
 mod messages;
+mod performance;
 mod sessions;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::settings::SharedContextSettings;
 use super::storage::Storage;
 use super::tokens::Tokens;
 use crate::changes::Changes;
+use crate::report::Performance;
 use crate::tools::{CallContext, Catalog, InvalidTool, ToolError};
 
 /// The toolset.
@@ -26,17 +28,19 @@ pub struct SharedContext {
     pub(super) cache: Option<HeaderCache>,
     pub(super) callers: Callers,
     pub(super) changes: Changes,
+    pub(super) performance: Performance,
 }
 
 impl SharedContext {
     /// The toolset on `storage`, and what must run beside it; `cache` speeds up `get_session`, `changes` hears of what
-    /// is written.
+    /// is written, `performance` tells how the server does.
     #[must_use]
     pub fn new(
         storage: Arc<dyn Storage>,
         cache: Option<HeaderCache>,
         settings: &SharedContextSettings,
         changes: Changes,
+        performance: Performance,
     ) -> (Arc<Self>, Chores) {
         let (audit, refusals) = trail();
         let tokens = Tokens::new(Arc::clone(&storage), settings.token_lifetime);
@@ -46,6 +50,7 @@ impl SharedContext {
             cache,
             callers: Callers::new(settings.api_keys.clone(), tokens, audit),
             changes,
+            performance,
         };
         (Arc::new(toolset), chores)
     }
@@ -62,6 +67,7 @@ impl SharedContext {
         self.register_memory(tools)?;
         self.register_search(tools)?;
         self.register_guidance(tools)?;
+        self.register_performance(tools)?;
         catalog.resources.add(Arc::new(Resources::new(self, &catalog.tools)));
         self.register_prompts(&mut catalog.prompts);
         Ok(())

@@ -1,0 +1,226 @@
+//! Resources and prompts of the shared context, and following them.
+
+use std::time::Duration;
+
+use mcp_server::tools::shared_context::ApiKeys;
+use reqwest::{RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::support::postgres::SHARED;
+use crate::support::server::{TestServer, settings};
+
+const KEY: &str = "a key of more than thirty-two characters";
+
+async fn with_key(url: &str) -> TestServer {
+    let mut settings = settings(url);
+    settings.shared_context.api_keys = ApiKeys::read(Some(KEY), None).unwrap();
+    TestServer::start(settings).await
+}
+
+async fn token(server: &TestServer, agent_id: &str, agent_type: &str) -> String {
+    let who = json!({
+        "agent_id": agent_id, "agent_type": agent_type, "api_key": KEY,
+        "requested_permissions": ["read", "write", "admin"],
+    });
+    let answer = server.client.call("authenticate_agent", who).await;
+    answer["token"].as_str().unwrap().to_owned()
+}
+
+fn reading(server: &TestServer, uri: &str) -> RequestBuilder {
+    let request = server.client.modern("resources/read", json!({"uri": uri}));
+    request.header("mcp-name", uri)
+}
+
+/// The JSON of a resource, or the error's envelope.
+async fn read(server: &TestServer, uri: &str, token: &str) -> Value {
+    let answer: Value = reading(server, uri)
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    match answer["result"]["contents"][0]["text"].as_str() {
+        Some(text) => serde_json::from_str(text).unwrap(),
+        None => answer["error"]["data"].clone(),
+    }
+}
+
+fn follow(server: &TestServer, uri: &str) -> RequestBuilder {
+    server.client.modern(
+        "subscriptions/listen",
+        json!({"notifications": {"resourceSubscriptions": [uri]}}),
+    )
+}
+
+/// Reads a stream until `text` has come.
+async fn hear(stream: &mut Response, text: &str) {
+    let mut heard = String::new();
+    let hearing = async {
+        while !heard.contains(text) {
+            let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
+            heard.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(20), hearing).await.is_err() {
+        panic!("{text:?} was not heard: {heard}");
+    }
+}
+
+/// Resources show what the tools show, to whom they show it, and nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_show_what_the_caller_may_see() {
+    let server = with_key(&SHARED.database().await).await;
+    let (ann, eve, root) = tokio::join!(
+        token(&server, "ann", "claude"),
+        token(&server, "eve", "gemini"),
+        token(&server, "root", "admin")
+    );
+    let session = server
+        .client
+        .call("create_session", json!({"purpose": "p", "auth_token": ann}))
+        .await["session_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for (content, visibility) in [
+        ("first", "public"),
+        ("SECRET", "private"),
+        ("SECRET too", "agent_only"),
+        ("last", "public"),
+    ] {
+        let message = json!({"session_id": session, "content": content, "visibility": visibility, "auth_token": ann});
+        assert_eq!(server.client.call("add_message", message).await["success"], true);
+    }
+    let entry = json!({"key": "SECRET", "value": {"a": 1}, "auth_token": ann});
+    assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+
+    let uri = format!("session://{session}");
+    let own = read(&server, &uri, &ann).await;
+    assert_eq!(
+        (&own["session"]["purpose"], &own["message_count"]),
+        (&json!("p"), &json!(4))
+    );
+    let last = read(&server, &format!("{uri}/messages/2"), &ann).await;
+    assert_eq!(
+        (&last["count"], &last["messages"][0]["content"]),
+        (&json!(2), &json!("last"))
+    );
+    let memory = read(&server, "agent://ann/memory", &ann).await;
+    assert_eq!(
+        (&memory["count"], &memory["entries"][0]["value"]),
+        (&json!(1), &json!({"a": 1}))
+    );
+    let report = read(&server, "performance://metrics", &root).await;
+    assert!(report["performance"]["figures"].is_object(), "{report}");
+    let tool = server
+        .client
+        .call("get_performance_metrics", json!({"auth_token": root}))
+        .await;
+    assert!(tool["performance"]["figures"].is_object(), "{tool}");
+
+    for (name, uri, token, code) in [
+        (
+            "another's memory",
+            "agent://ann/memory".to_owned(),
+            &eve,
+            "PERMISSION_DENIED",
+        ),
+        (
+            "another's memory, as administrator",
+            "agent://ann/memory".to_owned(),
+            &root,
+            "PERMISSION_DENIED",
+        ),
+        (
+            "performance",
+            "performance://metrics".to_owned(),
+            &eve,
+            "PERMISSION_DENIED",
+        ),
+        ("no token", uri.clone(), &String::new(), "PERMISSION_DENIED"),
+        (
+            "no session",
+            "session://session_0000000000000000".to_owned(),
+            &eve,
+            "SESSION_NOT_FOUND",
+        ),
+        (
+            "no number",
+            format!("{uri}/messages/many"),
+            &eve,
+            "INVALID_INPUT_FORMAT",
+        ),
+        ("too many", format!("{uri}/messages/1001"), &eve, "INVALID_INPUT_FORMAT"),
+    ] {
+        assert_eq!(read(&server, &uri, token).await["code"], code, "{name}");
+    }
+    for uri in [uri.clone(), format!("{uri}/messages/1000")] {
+        let text = read(&server, &uri, &eve).await.to_string();
+        assert!(text.contains("first") && !text.contains("SECRET"), "{uri}: {text}");
+    }
+    let debug = json!({"name": "debug-session", "arguments": {"session_id": session}});
+    let prompt = server.client.modern("prompts/get", debug).bearer_auth(&eve);
+    let text = prompt.send().await.unwrap().text().await.unwrap();
+    assert!(
+        text.contains("eve sees 2 messages") && !text.contains("SECRET"),
+        "{text}"
+    );
+    for (uri, part) in [
+        ("server://info/x", "authenticate_agent"),
+        ("docs://tools/x", "## set_memory"),
+    ] {
+        let text = reading(&server, uri).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains(part), "{uri}: {text}");
+    }
+}
+
+/// A client that follows a session must hear of a message, whichever replica took it; and only who may read may follow.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_hear_of_messages_at_any_replica() {
+    let url = SHARED.database().await;
+    let (a, b) = tokio::join!(with_key(&url), with_key(&url));
+    let ann = token(&a, "ann", "claude").await;
+    let session = a
+        .client
+        .call("create_session", json!({"purpose": "p", "auth_token": ann}))
+        .await["session_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for (name, uri, token) in [
+        ("no token", format!("session://{session}"), ""),
+        ("another's memory", "agent://bob/memory".to_owned(), ann.as_str()),
+        (
+            "no session",
+            "session://session_0000000000000000".to_owned(),
+            ann.as_str(),
+        ),
+    ] {
+        let text = follow(&a, &uri)
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        assert!(text.contains("error"), "{name}: {text}");
+    }
+    let message = json!({"session_id": session, "content": "m", "auth_token": ann});
+    for uri in [
+        format!("session://{session}"),
+        format!("session://{session}/messages/5"),
+    ] {
+        let mut stream = follow(&b, &uri).bearer_auth(&ann).send().await.unwrap();
+        hear(&mut stream, "notifications/subscriptions/acknowledged").await;
+        assert_eq!(a.client.call("add_message", message.clone()).await["success"], true);
+        hear(&mut stream, "notifications/resources/updated").await;
+    }
+    let mut stream = follow(&b, "agent://ann/memory").bearer_auth(&ann).send().await.unwrap();
+    hear(&mut stream, "notifications/subscriptions/acknowledged").await;
+    let entry = json!({"key": "k", "value": 1, "auth_token": ann});
+    assert_eq!(a.client.call("set_memory", entry).await["success"], true);
+    hear(&mut stream, "notifications/resources/updated").await;
+}

@@ -1,0 +1,212 @@
+//! The REST shim: tools for programs that speak no MCP.
+
+use mcp_server::tools::shared_context::ApiKeys;
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::server::{TestServer, settings};
+use crate::support::until;
+
+const KEY: &str = "a key of more than thirty-two characters";
+
+struct Rest {
+    server: TestServer,
+    http: reqwest::Client,
+    _folder: tempfile::TempDir,
+}
+
+impl Rest {
+    async fn start(change: impl FnOnce(&mut mcp_server::server::Settings)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+        settings.network.rest_shim = true;
+        change(&mut settings);
+        Self {
+            server: TestServer::start(settings).await,
+            http: reqwest::Client::new(),
+            _folder: folder,
+        }
+    }
+
+    fn post(&self, tool: &str) -> reqwest::RequestBuilder {
+        self.http
+            .post(format!("http://{}/mcp/tool/{tool}", self.server.server.mcp))
+    }
+
+    async fn call(&self, tool: &str, token: &str, arguments: Value) -> (StatusCode, Value) {
+        let request = self.post(tool).bearer_auth(token).json(&arguments);
+        answer(request.send().await.unwrap()).await
+    }
+}
+
+async fn answer(response: Response) -> (StatusCode, Value) {
+    (response.status(), response.json().await.unwrap())
+}
+
+/// What the guides of the shared-context server show must work: a token for a key, then calls with the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_without_mcp_does_everything() {
+    let rest = Rest::start(|settings| {
+        settings.shared_context.api_keys = ApiKeys::read(Some(KEY), None).unwrap();
+    })
+    .await;
+    let who = json!({"agent_id": "ann", "agent_type": "claude", "api_key": KEY});
+    let (status, answered) = answer(rest.post("authenticate_agent").json(&who).send().await.unwrap()).await;
+    assert_eq!(
+        (status, &answered["success"]),
+        (StatusCode::OK, &json!(true)),
+        "{answered}"
+    );
+    let token = answered["token"].as_str().unwrap();
+
+    let (_, session) = rest.call("create_session", token, json!({"purpose": "p"})).await;
+    let id = &session["session_id"];
+    let (status, sent) = rest
+        .call("add_message", token, json!({"session_id": id, "content": "hello"}))
+        .await;
+    assert_eq!(status, StatusCode::OK, "{sent}");
+    let (_, page) = rest.call("get_messages", token, json!({"session_id": id})).await;
+    assert_eq!(
+        (
+            &page["messages"][0]["content"],
+            &page["messages"][0]["sender"],
+            &page["total_count"]
+        ),
+        (&json!("hello"), &json!("ann"), &json!(1))
+    );
+    for (name, tool, token, arguments, status, code) in [
+        ("no tool", "no_such", token, json!({}), 404, "TOOL_NOT_FOUND"),
+        (
+            "no token",
+            "create_session",
+            "",
+            json!({"purpose": "p"}),
+            403,
+            "PERMISSION_DENIED",
+        ),
+        (
+            "a wrong token",
+            "create_session",
+            "sct_00000000-0000-4000-8000-000000000000",
+            json!({"purpose": "p"}),
+            401,
+            "TOKEN_AUTHENTICATION_FAILED",
+        ),
+        (
+            "a wrong argument",
+            "create_session",
+            token,
+            json!({"purpose": 1}),
+            400,
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "a list as body",
+            "create_session",
+            token,
+            json!([]),
+            400,
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "no session",
+            "get_session",
+            token,
+            json!({"session_id": "session_0000000000000000"}),
+            404,
+            "SESSION_NOT_FOUND",
+        ),
+    ] {
+        let (found, error) = rest.call(tool, token, arguments).await;
+        assert_eq!(
+            (found.as_u16(), &error["code"]),
+            (status, &json!(code)),
+            "{name}: {error}"
+        );
+        assert_eq!(error["success"], false, "{name}");
+    }
+    let scrape = rest.server.scrape().await;
+    let count = |tool: &str| scrape.value("mcp_requests_total", &[("tool", tool), ("status", "ok")]);
+    assert_eq!((count("create_session"), count("add_message")), (4.0, 1.0));
+    assert_eq!(scrape.value("mcp_in_flight_requests", &[]), 0.0, "slots are given back");
+}
+
+/// A page of the Internet must not be able to use a server on the same machine through a browser.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_internet_are_refused() {
+    let rest = Rest::start(|_| {}).await;
+    let good = || rest.post("create_session").body(r#"{"purpose":"p"}"#);
+    for (name, request, status) in [
+        ("a good request", good().header("content-type", "application/json"), 200),
+        (
+            "with a character set",
+            good().header("content-type", "application/json; charset=utf-8"),
+            200,
+        ),
+        (
+            "a page of this machine",
+            good()
+                .header("content-type", "application/json")
+                .header("origin", "http://localhost:3000"),
+            200,
+        ),
+        ("what a form can send", good().header("content-type", "text/plain"), 415),
+        ("no type", good(), 415),
+        (
+            "another host",
+            good()
+                .header("content-type", "application/json")
+                .header("host", "evil.example"),
+            403,
+        ),
+        (
+            "another origin",
+            good()
+                .header("content-type", "application/json")
+                .header("origin", "https://evil.example"),
+            403,
+        ),
+        (
+            "a giant",
+            rest.post("create_session")
+                .header("content-type", "application/json")
+                .body(vec![b' '; 4 * 1024 * 1024 + 1]),
+            413,
+        ),
+        (
+            "not a POST",
+            rest.http
+                .get(format!("http://{}/mcp/tool/get_memory", rest.server.server.mcp)),
+            405,
+        ),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+    }
+}
+
+/// It is off unless asked for; it waits for slots as MCP does, and a drain waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_admitted_and_drained_like_mcp() {
+    let off = Rest::start(|settings| settings.network.rest_shim = false).await;
+    let response = off.post("get_memory").json(&json!({"key": "k"})).send().await.unwrap();
+    assert_eq!(response.status(), 404);
+
+    let rest = Rest::start(|settings| {
+        settings.tuning.concurrency = 1;
+        settings.tuning.queue_max = 0;
+    })
+    .await;
+    let work = rest.post("simulate_work").json(&json!({"io_ms": 1000}));
+    let working = tokio::spawn(async move { work.send().await.unwrap().status() });
+    until("the call holds the slot", async || {
+        (rest.server.scrape().await.value("mcp_in_flight_requests", &[]) == 1.0).then_some(())
+    })
+    .await;
+    let shed = rest.post("get_memory").json(&json!({"key": "k"})).send().await.unwrap();
+    assert_eq!(shed.status(), 503);
+    assert!(shed.headers().contains_key("retry-after"));
+    let Rest { server, .. } = rest;
+    server.server.drain();
+    server.server.finished().await;
+    assert_eq!(working.await.unwrap(), 200, "a running call is not cut");
+}
