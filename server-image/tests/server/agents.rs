@@ -1,5 +1,7 @@
 //! Agents, their tokens, and what an attacker gets.
 
+use mcp_server::auth::Method;
+use mcp_server::auth::api_keys::generate;
 use mcp_server::tools::shared_context::{
     ApiKeys, NewToken, Permission, SharedContextSettings, TokenHash, WRITTEN_WITHIN,
 };
@@ -416,4 +418,68 @@ async fn an_attacker_reads_nothing_of_others() {
         admin["count"], 2,
         "an administrator sees admin_only and its own: {admin}"
     );
+}
+
+/// A caller whose API key was verified in front of the tools is the agent of its own name, whatever it claims: two
+/// callers must not read each other's messages, and must not get tokens in each other's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verified_caller_is_the_agent_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str, scopes: &[&str]| {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        generate(name, &scopes).unwrap()
+    };
+    let (ann, eve, root) = (key("ann", &[]), key("eve", &["read", "write"]), key("root", &["mcp:admin", "mcp:read"]));
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("{}\n{}\n{}\n", ann.line, eve.line, root.line)).unwrap();
+    let url = SHARED.database().await;
+    let before = TestServer::start(settings(&url)).await;
+    let unproven = before
+        .client
+        .call("authenticate_agent", json!({"agent_id": "ann", "agent_type": "claude"}))
+        .await["token"]
+        .clone();
+    let mut settings = settings(&url);
+    settings.auth.method = Method::ApiKey { file };
+    let server = TestServer::start(settings).await;
+    let call = async |key: &str, tool: &str, arguments: Value| {
+        structured(server.client.tool(tool, &arguments).header("x-api-key", key)).await
+    };
+
+    let session = call(&ann.key, "create_session", json!({"purpose": "p", "agent_id": "eve"})).await;
+    assert_eq!(session["created_by"], "ann", "what is proven counts");
+    let id = &session["session_id"];
+    let secret = json!({"session_id": id, "content": "SECRET", "visibility": "private"});
+    assert_eq!(call(&ann.key, "add_message", secret).await["success"], true);
+    let memory = json!({"key": "k", "value": "SECRET"});
+    assert_eq!(call(&ann.key, "set_memory", memory).await["success"], true);
+    for (name, arguments) in [
+        ("as herself", json!({"session_id": id})),
+        ("as ann", json!({"session_id": id, "agent_id": "ann"})),
+        (
+            "with a token that proves nothing",
+            json!({"session_id": id, "auth_token": unproven}),
+        ),
+    ] {
+        let text = call(&eve.key, "get_messages", arguments).await.to_string();
+        assert!(!text.contains("SECRET"), "{name}: {text}");
+    }
+    let read = call(&eve.key, "get_memory", json!({"key": "k", "agent_id": "ann"})).await;
+    assert_eq!(read["code"], "MEMORY_NOT_FOUND");
+
+    let authenticate = |agent_id: &str, permissions: &[&str]| json!({"agent_id": agent_id, "agent_type": "admin", "requested_permissions": permissions});
+    for (name, key, arguments, expected) in [
+        ("another's name", &eve.key, authenticate("ann", &["read"]), json!(null)),
+        ("a name that begins alike", &eve.key, authenticate("evelyn", &["read"]), json!(null)),
+        ("her own", &eve.key, authenticate("eve", &["read", "admin"]), json!(["read"])),
+        ("one of her own", &eve.key, authenticate("eve/helper", &["write"]), json!(["write"])),
+        ("an administrator's", &root.key, authenticate("root", &["read", "write", "admin"]), json!(["read", "admin"])),
+    ] {
+        let answer = call(key, "authenticate_agent", arguments).await;
+        assert_eq!(answer["permissions"], expected, "{name}: {answer}");
+    }
+    let metrics = call(&root.key, "get_performance_metrics", json!({})).await;
+    assert_eq!(metrics["success"], true, "{metrics}");
+    let denied = call(&root.key, "create_session", json!({"purpose": "p"})).await;
+    assert_eq!(denied["code"], "PERMISSION_DENIED", "its scopes name no write");
 }

@@ -26,6 +26,7 @@ mod memory_storage;
 mod message_storage;
 mod metrics;
 mod pgbouncer;
+mod plans;
 mod pool;
 mod protocol;
 mod rapidfuzz;

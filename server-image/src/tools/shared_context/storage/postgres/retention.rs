@@ -16,6 +16,9 @@ const LOCK: i64 = 0x6d63_7063_6c65_616e;
 const UNUSED: &str =
     "created_at < now() - make_interval(secs => $3) AND updated_at < now() - make_interval(secs => $3)";
 
+/// A message of a session, if it has one. The limit keeps Postgres from joining all messages to answer this.
+const ANY_MESSAGE: &str = "(SELECT messages.id FROM messages WHERE session_id = sessions.id LIMIT 1)";
+
 #[async_trait]
 impl Retention for PostgresStorage {
     async fn clean(&self, chore: Cleaning, batch: i64) -> Result<u64, StorageError> {
@@ -34,27 +37,28 @@ impl Retention for PostgresStorage {
     }
 }
 
-/// The age that a chore is about, and what it does where this replica has the lock (`mine.ok`), `$2` rows at most.
+/// The age that a chore is about, and what it does where this replica has the lock (`mine.ok`), `$2` rows at most. The
+/// order is that of an index, which makes sure that it is used, whatever Postgres takes the number of rows to be.
 fn work(chore: Cleaning) -> (Duration, String) {
     match chore {
         Cleaning::ExpiredMemory => (
             Duration::ZERO,
             "DELETE FROM agent_memory WHERE ctid = ANY (ARRAY( \
-               SELECT memory.ctid FROM agent_memory AS memory, mine WHERE ok AND expires_at < now() LIMIT $2)) \
+               SELECT memory.ctid FROM agent_memory AS memory, mine WHERE ok AND expires_at < now() ORDER BY expires_at LIMIT $2)) \
              AND expires_at < now() RETURNING 1"
                 .to_owned(),
         ),
         Cleaning::ExpiredTokens => (
             Duration::ZERO,
             "DELETE FROM secure_tokens WHERE token_hash = ANY (ARRAY( \
-               SELECT token_hash FROM secure_tokens, mine WHERE ok AND expires_at < now() LIMIT $2)) RETURNING 1"
+               SELECT token_hash FROM secure_tokens, mine WHERE ok AND expires_at < now() ORDER BY expires_at LIMIT $2)) RETURNING 1"
                 .to_owned(),
         ),
         Cleaning::InactiveSessions(age) => (
             age,
             format!(
                 "UPDATE sessions SET is_active = false WHERE id = ANY (ARRAY( \
-                   SELECT id FROM sessions, mine WHERE ok AND is_active AND {UNUSED} LIMIT $2)) \
+                   SELECT id FROM sessions, mine WHERE ok AND is_active AND {UNUSED} ORDER BY created_at LIMIT $2)) \
                  AND is_active AND {UNUSED} RETURNING 1"
             ),
         ),
@@ -63,8 +67,8 @@ fn work(chore: Cleaning) -> (Duration, String) {
             format!(
                 "DELETE FROM messages WHERE id = ANY (ARRAY( \
                    SELECT newest.id FROM mine, \
-                     (SELECT id FROM sessions WHERE NOT is_active AND {UNUSED} AND EXISTS \
-                       (SELECT FROM messages WHERE session_id = sessions.id) LIMIT 1) AS session, \
+                     (SELECT id FROM sessions WHERE NOT is_active AND {UNUSED} AND {ANY_MESSAGE} IS NOT NULL \
+                      ORDER BY created_at LIMIT 1) AS session, \
                      LATERAL (SELECT id FROM messages WHERE session_id = session.id ORDER BY id DESC LIMIT $2) AS newest \
                    WHERE ok)) RETURNING 1"
             ),
@@ -73,14 +77,15 @@ fn work(chore: Cleaning) -> (Duration, String) {
             age,
             format!(
                 "DELETE FROM sessions WHERE id = ANY (ARRAY( \
-                   SELECT id FROM sessions, mine WHERE ok AND NOT is_active AND {UNUSED} AND NOT EXISTS \
-                     (SELECT FROM messages WHERE session_id = sessions.id) LIMIT $2)) RETURNING 1"
+                   SELECT id FROM sessions, mine WHERE ok AND NOT is_active AND {UNUSED} AND {ANY_MESSAGE} IS NULL \
+                   ORDER BY created_at LIMIT $2)) RETURNING 1"
             ),
         ),
         Cleaning::AuditLog(age) => (
             age,
             "DELETE FROM audit_log WHERE id = ANY (ARRAY( \
-               SELECT id FROM audit_log, mine WHERE ok AND at < now() - make_interval(secs => $3) LIMIT $2)) RETURNING 1"
+               SELECT id FROM audit_log, mine WHERE ok AND at < now() - make_interval(secs => $3) \
+             ORDER BY at LIMIT $2)) RETURNING 1"
                 .to_owned(),
         ),
     }

@@ -37,7 +37,7 @@ impl Memory for SqliteStorage {
     }
 }
 
-fn set_memory(connection: &Connection, entry: &NewMemory) -> Result<StoredMemory, StorageError> {
+pub(super) fn set_memory(connection: &Connection, entry: &NewMemory) -> Result<StoredMemory, StorageError> {
     let now = now();
     let value = entry.value.to_string();
     let metadata = to_text(entry.metadata.as_ref());
@@ -86,7 +86,7 @@ fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64) -> Resu
     Ok(entries < limits::MEMORY_ENTRIES_PER_AGENT && bytes + size <= limits::MEMORY_BYTES_PER_AGENT)
 }
 
-fn get_memory(
+pub(super) fn get_memory(
     connection: &Connection,
     agent_id: &str,
     session_id: Option<&str>,
@@ -107,7 +107,7 @@ fn get_memory(
     }))
 }
 
-fn list_memory(connection: &Connection, query: &MemoryQuery) -> Result<Vec<ListedMemory>, StorageError> {
+pub(super) fn list_memory(connection: &Connection, query: &MemoryQuery) -> Result<Vec<ListedMemory>, StorageError> {
     let (scope, session_id) = match &query.scope {
         MemoryScope::Global => ("ifnull(session_id, '') = '' AND ?4 IS NULL", None),
         MemoryScope::Session(id) => ("ifnull(session_id, '') = ?4", Some(id)),

@@ -23,7 +23,7 @@ impl Messages for SqliteStorage {
     }
 }
 
-fn add_message(connection: &Connection, message: &NewMessage) -> Result<StoredMessage, StorageError> {
+pub(super) fn add_message(connection: &Connection, message: &NewMessage) -> Result<StoredMessage, StorageError> {
     check_session(connection, &message.session_id)?;
     if let Some(parent) = message.parent_message_id {
         check_parent(connection, message, parent)?;
@@ -94,7 +94,7 @@ fn check_parent(connection: &Connection, message: &NewMessage, parent: i64) -> R
     }
 }
 
-fn get_messages(connection: &Connection, query: &MessageQuery) -> Result<MessagePage, StorageError> {
+pub(super) fn get_messages(connection: &Connection, query: &MessageQuery) -> Result<MessagePage, StorageError> {
     if !connection
         .prepare_cached("SELECT 1 FROM sessions WHERE id = ?1")?
         .exists([&query.session_id])?

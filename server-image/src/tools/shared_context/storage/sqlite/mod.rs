@@ -2,6 +2,8 @@
 
 mod memory;
 mod messages;
+#[cfg(test)]
+mod plans;
 mod retention;
 mod sessions;
 mod tokens;

@@ -25,7 +25,7 @@ impl Retention for SqliteStorage {
 
 /// The age that a chore is about, and what it does with what ended before `?1`, `?2` rows at most. The creation of a
 /// session narrows down what must be looked at: it has an index.
-const fn work(chore: Cleaning) -> (Duration, &'static str) {
+pub(super) const fn work(chore: Cleaning) -> (Duration, &'static str) {
     match chore {
         Cleaning::ExpiredMemory => (
             Duration::ZERO,

@@ -31,7 +31,7 @@ impl Sessions for SqliteStorage {
     }
 }
 
-fn create_session(
+pub(super) fn create_session(
     connection: &Connection,
     session: NewSession,
     has_quota: bool,
@@ -78,7 +78,7 @@ fn create_session(
     })
 }
 
-fn session_header(connection: &Connection, id: &str) -> Result<Option<SessionHeader>, StorageError> {
+pub(super) fn session_header(connection: &Connection, id: &str) -> Result<Option<SessionHeader>, StorageError> {
     let mut statement = connection
         .prepare_cached("SELECT id, purpose, created_by, created_at, metadata FROM sessions WHERE id = ?1")?;
     let mut rows = statement.query([id])?;
@@ -92,7 +92,7 @@ fn session_header(connection: &Connection, id: &str) -> Result<Option<SessionHea
     }))
 }
 
-fn session_view(
+pub(super) fn session_view(
     connection: &Connection,
     id: &str,
     reader: &Agent,

@@ -29,9 +29,8 @@ impl StoredTokens for SqliteStorage {
     }
 
     async fn token_claims(&self, hash: TokenHash) -> Result<Option<TokenClaims>, StorageError> {
-        let select = format!("SELECT {CLAIMS} FROM secure_tokens WHERE token_hash = ?1 AND expires_at > ?2");
         self.database
-            .read(move |transaction| only_claims(transaction, &select, hash))
+            .read(move |transaction| only_claims(transaction, &select(), hash))
             .await
     }
 
@@ -41,10 +40,9 @@ impl StoredTokens for SqliteStorage {
         new: TokenHash,
         lifetime: Duration,
     ) -> Result<Option<TokenClaims>, StorageError> {
-        let end = format!("DELETE FROM secure_tokens WHERE token_hash = ?1 AND expires_at > ?2 RETURNING {CLAIMS}");
         self.database
             .write(move |transaction| {
-                let Some(ended) = only_claims(transaction, &end, old)? else {
+                let Some(ended) = only_claims(transaction, &end(), old)? else {
                     return Ok(None);
                 };
                 let token = NewToken {
@@ -77,7 +75,15 @@ impl AuditLog for SqliteStorage {
     }
 }
 
-fn insert(
+pub(super) fn select() -> String {
+    format!("SELECT {CLAIMS} FROM secure_tokens WHERE token_hash = ?1 AND expires_at > ?2")
+}
+
+pub(super) fn end() -> String {
+    format!("DELETE FROM secure_tokens WHERE token_hash = ?1 AND expires_at > ?2 RETURNING {CLAIMS}")
+}
+
+pub(super) fn insert(
     connection: &Connection,
     hash: TokenHash,
     token: NewToken,
@@ -119,7 +125,11 @@ fn insert(
 }
 
 /// The claims of the one row that `sql` gives for `hash` now.
-fn only_claims(connection: &Connection, sql: &str, hash: TokenHash) -> Result<Option<TokenClaims>, StorageError> {
+pub(super) fn only_claims(
+    connection: &Connection,
+    sql: &str,
+    hash: TokenHash,
+) -> Result<Option<TokenClaims>, StorageError> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query_and_then(params![hash.0, now()], claims)?;
     rows.next().transpose()

@@ -1,0 +1,185 @@
+//! No call scans a whole table in Postgres. Its own counters say so, of the statements that really run, with the plans
+//! that it really makes of them; the same is tested for SQLite beside its storage.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::tools::shared_context::{
+    self, Agent, BATCH, Cleaning, MemoryQuery, MemoryScope, MessageQuery, NewMemory, NewMessage, NewSession, NewToken,
+    Permission, Refusal, Storage, TokenHash, Visibility,
+};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::support::postgres::{SHARED, connect};
+use crate::support::until;
+
+/// After this often, Postgres makes one plan for all parameters, which may differ from the first ones.
+const TIMES: u8 = 12;
+
+/// Enough rows, and statistics of them, for the planner's choice to mean something.
+const FILL: &str = "
+    INSERT INTO sessions (id, purpose, created_by)
+        SELECT 'session_' || lpad(to_hex(i), 16, '0'), 'p', 'agent' || i % 100 FROM generate_series(1, 5000) i;
+    INSERT INTO messages (session_id, sender, content, visibility)
+        SELECT 'session_' || lpad(to_hex(i % 500 + 1), 16, '0'), 'agent' || i % 100, 'm', 'public' FROM generate_series(1, 50000) i;
+    INSERT INTO agent_memory (agent_id, key, value, size_bytes, expires_at)
+        SELECT 'agent' || i % 100, i, '1', 1, CASE WHEN i % 2 = 0 THEN now() + interval '1 day' END FROM generate_series(1, 20000) i;
+    INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, expires_at)
+        SELECT sha256(i::text::bytea), 'a', 't', '[]', true, now() + interval '1 day' FROM generate_series(1, 20000) i;
+    INSERT INTO audit_log (agent_id, action) SELECT 'a', 'a' FROM generate_series(1, 20000) i;
+    ANALYZE;
+";
+
+async fn open(target: &DatabaseTarget) -> Database {
+    let database = Database::open(target, 2, &mut Registry::default()).unwrap();
+    database.migrate(shared_context::MIGRATIONS).await.unwrap();
+    database
+}
+
+/// Waits until the server's connections are gone: only then are their counters complete.
+async fn until_gone(database: &Client) {
+    until("the connections are gone", async || {
+        let others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                      AND backend_type = 'client backend'";
+        database.query(others, &[]).await.unwrap().is_empty().then_some(())
+    })
+    .await;
+}
+
+async fn scans(database: &Client) -> BTreeMap<String, i64> {
+    database
+        .batch_execute("SELECT pg_stat_force_next_flush()")
+        .await
+        .unwrap();
+    let tables = "SELECT relname::text, seq_scan FROM pg_stat_user_tables \
+                  WHERE relname IN ('sessions', 'messages', 'agent_memory', 'secure_tokens', 'audit_log')";
+    let rows = database.query(tables, &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+fn session_id(number: u8) -> String {
+    format!("session_{number:016x}")
+}
+
+/// Everything that the storage can do, once.
+async fn run_everything(storage: &dyn Storage, round: u8) {
+    let agent = format!("agent{round}");
+    let reader = Agent::named(&agent);
+    let session = NewSession {
+        id: format!("session_ffffffffffffff{round:02x}"),
+        purpose: "p".to_owned(),
+        created_by: agent.clone(),
+        metadata: None,
+    };
+    // The agents have as many sessions as they may already: looking for that must not scan either.
+    let _ = storage.create_session(session.clone(), true).await;
+    storage.create_session(session, false).await.unwrap();
+    let id = session_id(round + 1);
+    storage.session_header(&id).await.unwrap().unwrap();
+    storage.session_view(&id, &reader, 50).await.unwrap().unwrap();
+    let message = NewMessage {
+        session_id: id.clone(),
+        sender: reader.clone(),
+        content: "m".to_owned(),
+        visibility: Visibility::Public,
+        metadata: None,
+        parent_message_id: None,
+    };
+    let parent = storage.add_message(message.clone()).await.unwrap().id;
+    let reply = NewMessage {
+        parent_message_id: Some(parent),
+        ..message
+    };
+    storage.add_message(reply).await.unwrap();
+    let query = MessageQuery {
+        session_id: id.clone(),
+        reader,
+        visibility: None,
+        limit: 50,
+        offset: 0,
+    };
+    storage.get_messages(query).await.unwrap();
+    for (session_id, has_quota) in [(None, true), (Some(&id), true), (None, false)] {
+        let entry = NewMemory {
+            agent_id: agent.clone(),
+            session_id: session_id.cloned(),
+            key: "k".to_owned(),
+            value: json!(1),
+            metadata: None,
+            expires_in: Some(3600),
+            overwrite: true,
+            has_quota,
+        };
+        storage.set_memory(entry).await.unwrap();
+        let read = storage.get_memory(&agent, session_id.map(String::as_str), "k").await;
+        read.unwrap().unwrap();
+    }
+    for scope in [MemoryScope::Global, MemoryScope::Session(id), MemoryScope::All] {
+        for value_bytes in [0, 1000] {
+            let query = MemoryQuery {
+                agent_id: agent.clone(),
+                scope: scope.clone(),
+                prefix: "k".to_owned(),
+                limit: 50,
+                value_bytes,
+            };
+            storage.list_memory(query).await.unwrap();
+        }
+    }
+    let token = NewToken {
+        agent_id: agent.clone(),
+        agent_type: "claude".to_owned(),
+        permissions: [Permission::Read].into(),
+        is_proven: true,
+    };
+    let (old, new) = (TokenHash([round; 32]), TokenHash([round + 100; 32]));
+    storage.issue_token(old, token, Duration::from_hours(1)).await.unwrap();
+    storage.token_claims(old).await.unwrap().unwrap();
+    storage
+        .replace_token(old, new, Duration::from_hours(1))
+        .await
+        .unwrap()
+        .unwrap();
+    let refusal = Refusal {
+        agent_id: Some(agent),
+        action: "get_memory",
+        code: "PERMISSION_DENIED",
+    };
+    storage.audit_refusals([(refusal, 3)].into()).await.unwrap();
+    let month = Duration::from_hours(30 * 24);
+    for chore in [
+        Cleaning::ExpiredMemory,
+        Cleaning::ExpiredTokens,
+        Cleaning::InactiveSessions(month),
+        Cleaning::MessagesOfClosedSessions(month),
+        Cleaning::ClosedSessions(month),
+        Cleaning::AuditLog(month),
+    ] {
+        storage.clean(chore, BATCH).await.unwrap();
+    }
+}
+
+/// A call that is fast with a few rows and slow with a million would only be found out in production.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_scans_a_table() {
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    drop(open(&target).await);
+    let observer = connect(&url).await;
+    observer.batch_execute(FILL).await.unwrap();
+    until_gone(&observer).await;
+    let before = scans(&observer).await;
+    assert_eq!(before.len(), 5);
+
+    let database = open(&target).await;
+    let storage = shared_context::open(&database);
+    for round in 0..TIMES {
+        run_everything(&*storage, round).await;
+    }
+    drop((storage, database));
+    until_gone(&observer).await;
+    assert_eq!(scans(&observer).await, before, "scans of whole tables, by table");
+}
