@@ -429,7 +429,11 @@ async fn a_verified_caller_is_the_agent_of_its_name() {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         generate(name, &scopes).unwrap()
     };
-    let (ann, eve, root) = (key("ann", &[]), key("eve", &["read", "write"]), key("root", &["mcp:admin", "mcp:read"]));
+    let (ann, eve, root) = (
+        key("ann", &[]),
+        key("eve", &["read", "write"]),
+        key("root", &["mcp:admin", "mcp:read"]),
+    );
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("{}\n{}\n{}\n", ann.line, eve.line, root.line)).unwrap();
     let url = SHARED.database().await;
@@ -470,10 +474,30 @@ async fn a_verified_caller_is_the_agent_of_its_name() {
     let authenticate = |agent_id: &str, permissions: &[&str]| json!({"agent_id": agent_id, "agent_type": "admin", "requested_permissions": permissions});
     for (name, key, arguments, expected) in [
         ("another's name", &eve.key, authenticate("ann", &["read"]), json!(null)),
-        ("a name that begins alike", &eve.key, authenticate("evelyn", &["read"]), json!(null)),
-        ("her own", &eve.key, authenticate("eve", &["read", "admin"]), json!(["read"])),
-        ("one of her own", &eve.key, authenticate("eve/helper", &["write"]), json!(["write"])),
-        ("an administrator's", &root.key, authenticate("root", &["read", "write", "admin"]), json!(["read", "admin"])),
+        (
+            "a name that begins alike",
+            &eve.key,
+            authenticate("evelyn", &["read"]),
+            json!(null),
+        ),
+        (
+            "her own",
+            &eve.key,
+            authenticate("eve", &["read", "admin"]),
+            json!(["read"]),
+        ),
+        (
+            "one of her own",
+            &eve.key,
+            authenticate("eve/helper", &["write"]),
+            json!(["write"]),
+        ),
+        (
+            "an administrator's",
+            &root.key,
+            authenticate("root", &["read", "write", "admin"]),
+            json!(["read", "admin"]),
+        ),
     ] {
         let answer = call(key, "authenticate_agent", arguments).await;
         assert_eq!(answer["permissions"], expected, "{name}: {answer}");

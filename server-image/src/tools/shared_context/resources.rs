@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rmcp::model::{Resource, ResourceContents, ResourceTemplate};
+use rmcp::model::{ResourceContents, ResourceTemplate};
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Claim};
@@ -73,13 +73,6 @@ impl Resources {
 }
 
 impl ResourceProvider for Resources {
-    fn resources(&self) -> Vec<Resource> {
-        let performance = Resource::new("performance://metrics", "performance-metrics")
-            .with_description("How this replica does. Needs the permission admin.")
-            .with_mime_type(JSON);
-        vec![performance]
-    }
-
     fn templates(&self) -> Vec<ResourceTemplate> {
         [
             (
@@ -111,6 +104,13 @@ impl ResourceProvider for Resources {
                 "tools-documentation",
                 MARKDOWN,
                 "The tools of this server; {_} may be anything.",
+            ),
+            // Not among the resources with a fixed URI: clients read those without being asked, and few may read this.
+            (
+                "performance://metrics",
+                "performance-metrics",
+                JSON,
+                "How this replica does. Needs the permission admin.",
             ),
         ]
         .map(|(template, name, kind, description)| {
