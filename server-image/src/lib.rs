@@ -17,6 +17,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod cache;
 pub mod changes;
 pub mod cli;
 pub mod database;
@@ -27,6 +28,7 @@ pub mod healthcheck;
 pub mod limits;
 pub mod logging;
 pub mod mcp;
+pub mod memory;
 pub mod metrics;
 pub mod migrate;
 pub mod permits;

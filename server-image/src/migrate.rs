@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 
+use crate::cache;
 use crate::database::{Database, DatabaseError, DatabaseTarget, Migration};
 use crate::mcp;
 use crate::tools::shared_context;
@@ -21,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Every step of the schema that this version knows, in order.
 #[must_use]
 pub fn steps() -> Vec<Migration> {
-    [shared_context::MIGRATIONS, &mcp::migrations()].concat()
+    [shared_context::MIGRATIONS, &mcp::migrations(), cache::MIGRATIONS].concat()
 }
 
 /// Steps that a database lacks.

@@ -10,15 +10,16 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use prometheus_client::registry::Registry;
 
+use crate::cache::Cache;
 use crate::metrics::exposition;
 use crate::readiness::Readiness;
 
 /// `/metrics`, `/healthz` (the process runs) and `/readyz` (it should get traffic).
-pub fn metrics_router(registry: Arc<Registry>, readiness: Readiness) -> Router {
+pub fn metrics_router(registry: Arc<Registry>, readiness: Readiness, cache: Cache) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(registry))
         .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(ready).with_state(readiness))
+        .route("/readyz", get(ready).with_state((readiness, cache)))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Response {
@@ -28,9 +29,10 @@ async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> R
     }
 }
 
-async fn ready(State(readiness): State<Readiness>) -> Response {
+/// A server that works, but not as it should, says on further lines why.
+async fn ready(State((readiness, cache)): State<(Readiness, Cache)>) -> Response {
     match readiness.check() {
-        Ok(()) => "ready".into_response(),
+        Ok(()) => [vec!["ready"], cache.remarks()].concat().join("\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason.to_string()).into_response(),
     }
 }

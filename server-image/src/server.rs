@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::admission::adaptive::AdaptiveSettings;
 use crate::auth::{self, Auth, InvalidAuth};
+use crate::cache::{Cache, CacheSettings, InvalidRedisUrl};
 use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError, DatabaseTarget, PoolSettings, Pooler};
 use crate::drain::Drain;
@@ -30,12 +31,12 @@ use crate::metrics::{at_scrape, container, process};
 use crate::readiness::{Readiness, watch_database};
 use crate::report::Performance;
 use crate::telemetry::{InvalidTraces, Observer, TelemetrySettings, Traces, follow};
-use crate::tools::shared_context::{self, Chores, HeaderCache, InvalidRedisUrl, SharedContext, SharedContextSettings};
+use crate::tools::shared_context::{self, Chores, SharedContext, SharedContextSettings};
 use crate::tools::{Catalog, InvalidTool, fixtures};
 use crate::transport::{self, Connections, InvalidTls, Tls, compress};
 use crate::tuning::control::{Authority, Tuner};
 use crate::tuning::{self, Tuning};
-use crate::{migrate, probes};
+use crate::{memory, migrate, probes};
 
 /// After the drain's time is up, what is still running is cancelled and gets this long to go.
 const CANCEL: Duration = Duration::from_secs(1);
@@ -59,6 +60,8 @@ pub struct Settings {
     pub shared_context: SharedContextSettings,
     /// What else decides about capacity.
     pub capacity: Capacity,
+    /// What is kept near.
+    pub cache: CacheSettings,
     /// How the process runs.
     pub operation: Operation,
     /// What is told of requests besides metrics.
@@ -238,8 +241,12 @@ impl Server {
             Database::Postgres(_) => Changes::shared(),
             Database::Sqlite(_) => Changes::alone(),
         };
+        let guard = memory::Guard::default();
+        guard.register(&mut registry);
+        let redis_url = settings.data.redis_url.as_deref();
+        let cache = Cache::open(settings.cache, database.clone(), redis_url, &mut registry)?;
         let performance = Performance::default();
-        let (catalog, chores) = catalog(&settings, &database, &changes, &performance)?;
+        let (catalog, chores) = catalog(&settings, &database, &cache, &changes, &performance)?;
         let catalog = Arc::new(catalog);
         let sessions = SharedSessions::new(&database, changes.clone(), settings.data.session_idle);
         let handler = McpHandler::new(
@@ -260,6 +267,7 @@ impl Server {
             settings.capacity.authority.clone(),
             Arc::clone(&admission),
             database.clone(),
+            cache.clone(),
             settings.capacity.queue_set,
         );
         let tls = settings.transport.tls.clone().map(Tls::open).transpose()?;
@@ -298,11 +306,14 @@ impl Server {
         beside.spawn(watch_database(database.clone(), migrate::steps(), readiness.clone()));
         beside.spawn(serve(
             metrics.listener,
-            probes::metrics_router(registry, readiness).merge(health::router(health)),
+            probes::metrics_router(registry, readiness, cache.clone()).merge(health::router(health)),
         ));
         beside.spawn(performance.watch());
         beside.spawn(serve(admin.listener, tuning::http::router(tuner)));
         beside.spawn(chores.run());
+        beside.spawn(cache.clone().upkeep());
+        beside.spawn(cache.clone().watch_shared());
+        beside.spawn(guard.watch(cache));
         let mut router = Arc::clone(&endpoint).router(&settings.network.path);
         if settings.network.rest_shim {
             router = router.merge(endpoint.rest_router(&settings.network.path));
@@ -390,19 +401,13 @@ fn register_pool_size(registry: &mut Registry, database: &Database) {
 pub(crate) fn catalog(
     settings: &Settings,
     database: &Database,
+    cache: &Cache,
     changes: &Changes,
     performance: &Performance,
 ) -> Result<(Catalog, Chores), StartError> {
-    let cache = settings.data.redis_url.as_deref().map(HeaderCache::open).transpose()?;
     let mut catalog = Catalog::default();
-    let storage = shared_context::open(database);
-    let (toolset, chores) = SharedContext::new(
-        storage,
-        cache,
-        &settings.shared_context,
-        changes.clone(),
-        performance.clone(),
-    );
+    let storage = shared_context::cached(shared_context::open(database), cache.clone());
+    let (toolset, chores) = SharedContext::new(storage, &settings.shared_context, changes.clone(), performance.clone());
     toolset.register(&mut catalog)?;
     let key = settings.network.request_state_key.as_ref();
     let states = RequestStates::new(key.map(|key| key.0.as_slice()), database.clone())?;

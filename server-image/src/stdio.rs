@@ -7,6 +7,7 @@ use rmcp::service::ServerInitializeError;
 use rmcp::transport::io::stdio_pipes;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::cache::Cache;
 use crate::changes::{Changes, Relay};
 use crate::database::{Database, DatabaseError};
 use crate::drain::Drain;
@@ -53,8 +54,12 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
         }
         Database::Sqlite(_) => Changes::alone(),
     };
-    let (catalog, chores) = catalog(settings, &database, &changes, &Performance::default())?;
+    let redis_url = settings.data.redis_url.as_deref();
+    let cache =
+        Cache::open(settings.cache, database.clone(), redis_url, &mut Registry::default()).map_err(StartError::from)?;
+    let (catalog, chores) = catalog(settings, &database, &cache, &changes, &Performance::default())?;
     beside.spawn(chores.run());
+    beside.spawn(cache.upkeep());
     let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
     match handler.serve(stdio_pipes()).await {
         Ok(service) => {

@@ -165,6 +165,12 @@ impl Relay {
                     Err(RecvError::Lagged(_)) => self.changes.deliver(&Topic::Everything),
                     Err(RecvError::Closed) => return Ended::Broken(DatabaseError::Stopped),
                 },
+                () = self.database.resized() => {
+                    // Whoever waits for the only connection must not wait for the next try.
+                    if !self.can_listen() {
+                        return Ended::Unable;
+                    }
+                }
                 () = sleep_until(next_try) => {
                     if !is_proven || last_own.elapsed() > TRY + WAY {
                         return Ended::Deaf;

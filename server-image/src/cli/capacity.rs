@@ -15,7 +15,7 @@ use crate::tuning::{Explicit, Tuning, TuningError, TuningFile};
 #[command(next_help_heading = "Capacity")]
 #[group(skip)]
 pub(super) struct Flags {
-    /// JSON file with start values: {"pool":{"max":N},"concurrency":K}.
+    /// JSON file with start values: {"pool":{"max":N},"cache":{"l1Bytes":B},"concurrency":K}.
     #[arg(long, env = "MCP_TUNING_FILE")]
     tuning_file: Option<PathBuf>,
     /// Most database connections [default: from the tuning file, else 10].
@@ -45,19 +45,19 @@ pub(super) struct Flags {
 }
 
 impl Flags {
+    /// The mounted tuning file, if there is one.
+    pub(super) fn file(&self) -> Result<TuningFile, TuningError> {
+        let file = self.tuning_file.as_deref().map(TuningFile::read).transpose()?;
+        Ok(file.unwrap_or_default())
+    }
+
     pub(super) fn tuning(&self) -> Result<Tuning, TuningError> {
-        let file = self
-            .tuning_file
-            .as_deref()
-            .map(TuningFile::read)
-            .transpose()?
-            .unwrap_or_default();
         let explicit = Explicit {
             pool_max: self.pool_max,
             concurrency: self.concurrency,
             queue_max: self.queue_max,
         };
-        Tuning::resolve(explicit, &file)
+        Tuning::resolve(explicit, &self.file()?)
     }
 
     pub(super) fn capacity(&self) -> Result<Capacity, InvalidAuthority> {

@@ -2,6 +2,7 @@
 //! `MCP_POOL_MAX` and `pool-max:`.
 
 mod auth;
+mod cache;
 mod capacity;
 mod data;
 mod database;
@@ -84,6 +85,8 @@ pub struct Serve {
     #[command(flatten)]
     capacity: capacity::Flags,
     #[command(flatten)]
+    cache: cache::Flags,
+    #[command(flatten)]
     shared_context: shared_context::Flags,
     #[command(flatten)]
     operation: operation::Flags,
@@ -157,6 +160,8 @@ pub struct Stdio {
     data: data::Flags,
     #[command(flatten)]
     capacity: capacity::Flags,
+    #[command(flatten)]
+    cache: cache::Flags,
     #[command(flatten)]
     shared_context: shared_context::Flags,
     #[command(flatten)]
@@ -277,6 +282,7 @@ impl Serve {
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
             capacity: self.capacity.capacity()?,
+            cache: self.cache.settings(&self.capacity.file()?)?,
             operation: self.operation.settings(),
             telemetry: self.telemetry.settings()?,
         })
@@ -304,6 +310,7 @@ impl Stdio {
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
             capacity: self.capacity.capacity()?,
+            cache: self.cache.settings(&self.capacity.file()?)?,
             operation: self.operation.settings(),
             telemetry: TelemetrySettings::default(),
         })
@@ -427,6 +434,8 @@ mod tests {
             ),
             (&["--jwt-leeway-seconds", "301"], "--jwt-leeway-seconds"),
             (&["--pool-max", "1001"], "1 to 1000"),
+            (&["--cache-l1-bytes", "99999999999999"], "--cache-l1-bytes"),
+            (&["--cache-staleness-ms", "60001"], "--cache-staleness-ms"),
             (
                 &["--tuning-key-file", "/does/not/exist", "--pod-uid", "u"],
                 "/does/not/exist",

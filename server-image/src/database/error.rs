@@ -32,6 +32,9 @@ pub enum DatabaseError {
     /// Postgres refused or lost a statement.
     #[error("Postgres: {}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
+    /// SQLite could not make a write last; it is undone.
+    #[error("SQLite could not commit: {0}")]
+    NotCommitted(String),
     /// SQLite refused a statement.
     #[error("SQLite: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -58,6 +61,29 @@ impl DatabaseError {
             Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) => {
                 error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
             }
+            _ => false,
+        }
+    }
+
+    /// Whether the connection broke before an answer came.
+    #[must_use]
+    pub fn is_lost_connection(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN),
+            Self::Connect(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is certain that nothing was done: no connection was made, or Postgres gave the transaction up.
+    #[must_use]
+    pub fn is_proven_undone(&self) -> bool {
+        match self {
+            Self::Postgres(error) => matches!(
+                error.code(),
+                Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED)
+            ),
+            Self::Connect(_) => true,
             _ => false,
         }
     }

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+use crate::metrics::at_scrape;
+
 /// One step of the schema. Applied once, in order, by whichever replica comes first.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
@@ -108,7 +110,18 @@ impl Database {
     ) -> Result<Self, DatabaseError> {
         Ok(match target {
             DatabaseTarget::Postgres(config) => Self::Postgres(PostgresDatabase::open(config, settings, registry)?),
-            DatabaseTarget::Sqlite(path) => Self::Sqlite(SqliteDatabase::open(path)?),
+            DatabaseTarget::Sqlite(path) => {
+                let database = SqliteDatabase::open(path)?;
+                let counted = database.clone();
+                at_scrape::counter(
+                    registry,
+                    "mcp_sqlite_commits",
+                    "Transactions committed to the SQLite file; several writes at once share one",
+                    #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
+                    move || Some(counted.commits() as f64),
+                );
+                Self::Sqlite(database)
+            }
         })
     }
 

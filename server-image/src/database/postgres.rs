@@ -18,6 +18,7 @@ use deadpool_postgres::Transaction;
 use futures::future::{join_all, join3};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 use tokio_postgres::{CancelToken, Row};
@@ -44,6 +45,7 @@ const MIGRATION_LOCK: i64 = 0x6d63_7073_6361_6c65;
 pub struct PostgresDatabase {
     pool: Connections,
     ears: Ears,
+    resized: Arc<Notify>,
     statements: Statements,
     health: Arc<Health>,
     wait_seconds: Histogram,
@@ -86,6 +88,7 @@ impl PostgresDatabase {
         let database = Self {
             pool,
             ears,
+            resized: Arc::default(),
             statements: match settings.pooler {
                 Pooler::None => Statements::Prepared,
                 Pooler::Transaction => Statements::unnamed(Canceller::new(&config)),
@@ -175,6 +178,12 @@ impl PostgresDatabase {
     /// Sets how many connections there may be, at least one: see [`PoolStatus`] for when it is really so.
     pub fn resize(&self, max: usize) {
         self.pool.resize(max);
+        self.resized.notify_waiters();
+    }
+
+    /// Waits until the pool is resized the next time; who keeps a connection for long may have to give it back.
+    pub async fn resized(&self) {
+        self.resized.notified().await;
     }
 
     pub(super) async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {

@@ -2,8 +2,13 @@
 //!
 //! WAL lets readers go on while the writer commits. One writer is what SQLite allows anyway; giving it a thread of
 //! its own replaces lock contention by a queue.
+//!
+//! Writes that wait while others are being done are committed together: the commit is what takes time, and none is
+//! answered before it. Each write of such a group has a savepoint of its own, so one that fails undoes nothing but
+//! itself.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,24 +25,42 @@ const READERS: usize = 4;
 /// Longest wait for another process that holds the file's write lock.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Most writes that are committed together, so that the first one need not wait long for its answer.
+const GROUP_MAX: usize = 64;
+
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Does its work within the transaction, or is told that there is none; what it returns is called with the outcome.
+type Write = Box<dyn FnOnce(Result<&Transaction<'_>, String>) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), String>)>;
 
 /// An open SQLite file. Cheap to clone; the threads end with the last clone.
 #[derive(Debug, Clone)]
 pub struct SqliteDatabase {
-    writer: Sender<Job>,
+    writer: Sender<Write>,
     readers: Sender<Job>,
+    commits: Arc<AtomicU64>,
 }
 
 impl SqliteDatabase {
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
         // The writer first: it creates the file and switches it to WAL.
-        let writer = start(vec![connect(path)?]);
+        let commits = Arc::new(AtomicU64::new(0));
+        let writer = start_writer(connect(path)?, Arc::clone(&commits));
         let readers = start((0..READERS).map(|_| connect(path)).collect::<Result<_, _>>()?);
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            readers,
+            commits,
+        })
     }
 
-    /// Runs `work` in a transaction on the writing thread; it is committed if `work` succeeds.
+    /// Transactions committed so far; several writes at once share one.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Runs `work` in a transaction on the writing thread; it is committed if `work` succeeds, perhaps together with
+    /// other writes, and undone alone if it fails. The answer comes after the commit.
     ///
     /// # Errors
     /// Whatever `work` returns, or a [`DatabaseError`].
@@ -49,15 +72,23 @@ impl SqliteDatabase {
         T: Send + 'static,
         E: From<DatabaseError> + Send + 'static,
     {
-        run(&self.writer, |connection| {
-            let transaction = connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)
-                .map_err(DatabaseError::from)?;
-            let value = work(&transaction)?;
-            transaction.commit().map_err(DatabaseError::from)?;
-            Ok(value)
-        })
-        .await
+        let (answer, answered) = oneshot::channel();
+        let write: Write = Box::new(move |transaction| {
+            let result = match transaction {
+                Ok(transaction) => in_savepoint(transaction, work),
+                Err(reason) => Err(DatabaseError::NotCommitted(reason).into()),
+            };
+            Box::new(move |committed: Result<(), String>| {
+                let result = match (result, committed) {
+                    (Ok(_), Err(reason)) => Err(DatabaseError::NotCommitted(reason).into()),
+                    (result, _) => result,
+                };
+                // Nobody waits any more if the request was cancelled; the work is done all the same.
+                let _ = answer.send(result);
+            })
+        });
+        self.writer.send(write).map_err(|_| DatabaseError::Stopped)?;
+        answered.await.map_err(|_| DatabaseError::Stopped)?
     }
 
     /// Runs `work` on a reading thread, within one snapshot of the data.
@@ -122,6 +153,65 @@ fn connect(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(connection)
 }
 
+fn start_writer(mut connection: Connection, commits: Arc<AtomicU64>) -> Sender<Write> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        while let Ok(first) = receiver.recv() {
+            let group = std::iter::once(first).chain(receiver.try_iter()).take(GROUP_MAX);
+            if write_together(&mut connection, group) {
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    sender
+}
+
+/// Does all writes of a group in one transaction and answers them after its end; says whether it was committed.
+fn write_together(connection: &mut Connection, group: impl Iterator<Item = Write>) -> bool {
+    let transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            for write in group {
+                write(Err(error.to_string()))(Err(String::new()));
+            }
+            return false;
+        }
+    };
+    let mut answers = Vec::new();
+    for write in group {
+        answers.push(write(Ok(&transaction)));
+        // A full disk or a failing one ends the transaction by itself: nothing more may be done outside of it.
+        if transaction.is_autocommit() {
+            break;
+        }
+    }
+    let outcome = if transaction.is_autocommit() {
+        Err("SQLite gave the transaction up".to_owned())
+    } else {
+        transaction.commit().map_err(|error| error.to_string())
+    };
+    for answer in answers {
+        answer(outcome.clone());
+    }
+    outcome.is_ok()
+}
+
+fn in_savepoint<T, E: From<DatabaseError>>(
+    transaction: &Transaction<'_>,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let run = |sql| transaction.execute_batch(sql).map_err(|error| E::from(error.into()));
+    run("SAVEPOINT one_write")?;
+    let result = work(transaction);
+    if result.is_err() && !transaction.is_autocommit() {
+        run("ROLLBACK TO one_write")?;
+    }
+    if !transaction.is_autocommit() {
+        run("RELEASE one_write")?;
+    }
+    result
+}
+
 /// Starts one thread per connection, all fed from the returned queue.
 fn start(connections: Vec<Connection>) -> Sender<Job> {
     let (sender, receiver) = channel();
@@ -159,4 +249,82 @@ where
     });
     queue.send(job).map_err(|_| DatabaseError::Stopped)?;
     answered.await.map_err(|_| DatabaseError::Stopped)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+
+    fn count(transaction: &Transaction<'_>) -> Result<i64, DatabaseError> {
+        Ok(transaction.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+    }
+
+    /// Writers that come at once must not wait for a commit each, and one that fails must not take others with it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn waiting_writes_share_a_commit_and_fail_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SqliteDatabase::open(&folder.path().join("test.db")).unwrap();
+        let create = |transaction: &Transaction<'_>| {
+            Ok::<_, DatabaseError>(transaction.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")?)
+        };
+        database.write(create).await.unwrap();
+        let before = database.commits();
+        // The first write holds the thread until all others wait.
+        let (go, wait) = channel::<()>();
+        let first = database.write(move |_| {
+            let _ = wait.recv();
+            Ok::<_, DatabaseError>(())
+        });
+        let others = (0..40i64).map(|number| {
+            database.write(move |transaction| {
+                transaction.execute("INSERT INTO t VALUES (?1)", [number])?;
+                // Every tenth fails after it has written.
+                if number % 10 == 9 {
+                    transaction.execute("INSERT INTO t VALUES (0)", [])?;
+                }
+                Ok::<_, DatabaseError>(())
+            })
+        });
+        let release = async {
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+        };
+        let (first, results, ()) = tokio::join!(first, join_all(others), release);
+        first.unwrap();
+        for (number, result) in results.iter().enumerate() {
+            assert_eq!(result.is_err(), number % 10 == 9, "{number}: {result:?}");
+        }
+        assert_eq!(database.read(count).await.unwrap(), 36, "what failed left nothing");
+        let commits = database.commits() - before;
+        assert!(commits <= 3, "{commits} commits for 41 writes");
+    }
+
+    /// A write that could not be committed must not be acknowledged.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failed_commit_fails_every_write_of_the_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SqliteDatabase::open(&folder.path().join("test.db")).unwrap();
+        let create = |transaction: &Transaction<'_>| {
+            Ok::<_, DatabaseError>(transaction.execute_batch(
+                "CREATE TABLE p (n INTEGER PRIMARY KEY); \
+                 CREATE TABLE t (n INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED)",
+            )?)
+        };
+        database.write(create).await.unwrap();
+        // Found only by the commit.
+        let dangling = |transaction: &Transaction<'_>| {
+            Ok::<_, DatabaseError>(transaction.execute("INSERT INTO t VALUES (7)", []).map(drop)?)
+        };
+        assert!(matches!(
+            database.write(dangling).await,
+            Err(DatabaseError::NotCommitted(_))
+        ));
+        assert_eq!(database.read(count).await.unwrap(), 0);
+        let good = |transaction: &Transaction<'_>| {
+            Ok::<_, DatabaseError>(transaction.execute("INSERT INTO t VALUES (NULL)", []).map(drop)?)
+        };
+        database.write(good).await.unwrap();
+        assert_eq!(database.read(count).await.unwrap(), 1, "the next one is not harmed");
+    }
 }

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::signature::{self, KEY_MIN, Refused};
-use super::{CONCURRENCY_MAX, InForce, POOL_MAX, PoolInForce, QUEUE_MAX};
+use super::{CONCURRENCY_MAX, CacheInForce, InForce, POOL_MAX, PoolInForce, QUEUE_MAX};
 use crate::admission::Admission;
+use crate::cache::{Cache, LOCAL_BYTES_MAX};
 use crate::database::Database;
 use crate::lock;
+use crate::memory;
 
 /// Who may change the figures.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +78,8 @@ pub struct Change {
     pub pool: Option<PoolChange>,
     /// Requests served at once, 1 to [`CONCURRENCY_MAX`].
     pub concurrency: Option<usize>,
+    /// The caches.
+    pub cache: Option<CacheChange>,
     /// Requests that may wait, 0 to [`QUEUE_MAX`]. Unless it has ever been set, it is twice the concurrency.
     pub queue_max: Option<usize>,
 }
@@ -86,6 +90,14 @@ pub struct Change {
 pub struct PoolChange {
     /// Most connections, 1 to [`POOL_MAX`].
     pub max: Option<usize>,
+}
+
+/// The caches' part of a [`Change`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CacheChange {
+    /// Bytes of values kept in the process, 0 to [`LOCAL_BYTES_MAX`], and at most 60 % of the container's memory.
+    pub l1_bytes: Option<u64>,
 }
 
 /// Why nothing was changed.
@@ -115,17 +127,25 @@ pub enum ChangeError {
         /// What was asked for.
         value: usize,
     },
+    /// There is not so much memory.
+    #[error("cache.l1Bytes must be at most {most}, not {value}; nothing has been changed")]
+    TooManyBytes {
+        /// Largest allowed.
+        most: u64,
+        /// What was asked for.
+        value: u64,
+    },
     /// The figure means nothing here.
     #[error("{0}; nothing has been changed")]
     Meaningless(&'static str),
 }
 
 /// The figures of a running server.
-#[derive(Debug)]
 pub struct Tuner {
     authority: Authority,
     admission: Arc<Admission>,
     database: Database,
+    cache: Cache,
     state: Mutex<State>,
 }
 
@@ -140,11 +160,18 @@ struct State {
 impl Tuner {
     /// The figures of a server; `queue_set` says whether its queue was set at the start.
     #[must_use]
-    pub fn new(authority: Authority, admission: Arc<Admission>, database: Database, queue_set: bool) -> Arc<Self> {
+    pub fn new(
+        authority: Authority,
+        admission: Arc<Admission>,
+        database: Database,
+        cache: Cache,
+        queue_set: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             authority,
             admission,
             database,
+            cache,
             state: Mutex::new(State {
                 accepted: None,
                 queue_set,
@@ -161,6 +188,10 @@ impl Tuner {
                 max: pool.max,
                 open: pool.open,
             }),
+            cache: CacheInForce {
+                l1_bytes: self.cache.capacity(),
+                l1_used_bytes: self.cache.bytes(),
+            },
             concurrency: self.admission.concurrency(),
             queue_max: self.admission.queue_max(),
         }
@@ -207,13 +238,20 @@ impl Tuner {
                 "pool.max cannot be set: this server's database is a SQLite file, which has no pool",
             ));
         }
-        Ok(())
+        let most = memory::limit().map_or(LOCAL_BYTES_MAX, |limit| LOCAL_BYTES_MAX.min(limit / 5 * 3));
+        match change.cache.as_ref().and_then(|cache| cache.l1_bytes) {
+            Some(value) if value > most => Err(ChangeError::TooManyBytes { most, value }),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing here can fail: what could was checked before.
     fn apply(&self, change: &Change, state: &mut State) {
         if let Some(max) = change.pool.as_ref().and_then(|pool| pool.max) {
             self.database.resize_pool(max);
+        }
+        if let Some(bytes) = change.cache.as_ref().and_then(|cache| cache.l1_bytes) {
+            self.cache.resize(bytes);
         }
         state.queue_set |= change.queue_max.is_some();
         if change.concurrency.is_some() || change.queue_max.is_some() {

@@ -47,6 +47,9 @@ const fn status(error: &ChangeError) -> StatusCode {
         ChangeError::Key(_) => StatusCode::INTERNAL_SERVER_ERROR,
         ChangeError::Refused(Refused::Repeated) => StatusCode::CONFLICT,
         ChangeError::Refused(_) => StatusCode::UNAUTHORIZED,
-        ChangeError::Body(_) | ChangeError::Range { .. } | ChangeError::Meaningless(_) => StatusCode::BAD_REQUEST,
+        ChangeError::Body(_)
+        | ChangeError::Range { .. }
+        | ChangeError::TooManyBytes { .. }
+        | ChangeError::Meaningless(_) => StatusCode::BAD_REQUEST,
     }
 }

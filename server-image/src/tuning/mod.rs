@@ -28,6 +28,17 @@ pub struct TuningFile {
     pub pool: PoolTuning,
     /// Requests served at once; at least 1.
     pub concurrency: Option<usize>,
+    /// Caches.
+    #[serde(default)]
+    pub cache: CacheTuning,
+}
+
+/// The caches' part of the tuning file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct CacheTuning {
+    /// Bytes of values kept in the process.
+    #[serde(rename = "l1Bytes")]
+    pub l1_bytes: Option<u64>,
 }
 
 /// The pool's part of the tuning file.
@@ -58,6 +69,16 @@ pub enum TuningError {
         path: PathBuf,
         /// Why.
         cause: serde_json::Error,
+    },
+    /// More memory than any machine has to spare.
+    #[error("{name} must be at most {most}, not {value}")]
+    TooManyBytes {
+        /// Which figure, with its flag.
+        name: &'static str,
+        /// Largest allowed.
+        most: u64,
+        /// What was set.
+        value: u64,
     },
     /// A figure is out of range.
     #[error("{name} must be {least} to {most}, not {value}")]
@@ -153,11 +174,24 @@ pub struct InForce {
     /// The pool; absent without Postgres.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolInForce>,
+    /// The caches.
+    pub cache: CacheInForce,
     /// Requests served at once.
     pub concurrency: usize,
     /// Requests that may wait.
     #[serde(rename = "queueMax")]
     pub queue_max: usize,
+}
+
+/// The caches' part of [`InForce`].
+#[derive(Debug, Serialize)]
+pub struct CacheInForce {
+    /// Capacity of the cache in the process, in bytes: less than was set while memory is short.
+    #[serde(rename = "l1Bytes")]
+    pub l1_bytes: u64,
+    /// What it holds now, in bytes.
+    #[serde(rename = "l1UsedBytes")]
+    pub l1_used_bytes: u64,
 }
 
 /// The pool's part of [`InForce`].

@@ -174,6 +174,11 @@ async fn tuning_shows_what_is_in_force() {
     .await;
     assert_eq!(
         tuning,
-        json!({"pool": {"max": 3, "open": 2}, "concurrency": 5, "queueMax": 7})
+        json!({
+            "pool": {"max": 3, "open": 2},
+            "cache": {"l1Bytes": 16 * 1024 * 1024, "l1UsedBytes": 0},
+            "concurrency": 5,
+            "queueMax": 7,
+        })
     );
 }

@@ -9,8 +9,8 @@ use mcp_server::limits::{Rates, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::redis_cache::Redis;
 use crate::support::client::Client;
+use crate::support::redis::Redis;
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
 

@@ -77,8 +77,15 @@ async fn a_change_is_all_or_nothing_and_the_answer_is_true() {
     let (_, answer) = put(&server, &json!({"concurrency": 11})).await;
     assert_eq!(answer["queueMax"], 3, "a queue that was set does not follow");
 
+    let (_, answer) = put(&server, &json!({"cache": {"l1Bytes": 1_000_000}})).await;
+    assert_eq!(answer["cache"]["l1Bytes"], 1_000_000);
+
     let before = get(&server).await;
     for (change, reason) in [
+        (
+            json!({"cache": {"l1Bytes": 1u64 << 50}, "concurrency": 5}),
+            "cache.l1Bytes must be at most",
+        ),
         (
             json!({"pool": {"max": 8}, "concurrency": 0}),
             "concurrency must be 1 to 10000, not 0",
@@ -172,7 +179,7 @@ async fn the_pool_is_resized_under_load_without_failing_a_request() {
     let server = TestServer::start(settings).await;
     let session = server.client.call("create_session", json!({"purpose": "load"})).await["session_id"].clone();
     let stop = tokio_util::sync::CancellationToken::new();
-    let load: Vec<_> = (0..24)
+    let load: Vec<_> = (0..8)
         .map(|_| {
             let (client, session, stop) = (server.client.clone(), session.clone(), stop.clone());
             tokio::spawn(async move {

@@ -7,7 +7,6 @@ mod audit;
 mod caller;
 mod checks;
 mod chores;
-mod header_cache;
 pub mod limits;
 mod model;
 mod permission;
@@ -24,7 +23,6 @@ pub use api_keys::{ApiKeys, InvalidApiKeys};
 pub use audit::{AuditTrail, Refusal, WRITTEN_WITHIN};
 pub use caller::{ANONYMOUS, Caller, Callers, Claim};
 pub use chores::Chores;
-pub use header_cache::{HeaderCache, InvalidRedisUrl};
 pub use model::{
     Agent, ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, Message, MessagePage, NewMemory, NewMessage,
     NewSession, NewToken, SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
@@ -34,7 +32,7 @@ pub use retention::{BATCH, Cleaning, RetentionSettings};
 pub use settings::SharedContextSettings;
 pub use storage::{
     AuditLog, MIGRATIONS, Memory, MessageQuery, Messages, Retention, Sessions, Storage, StorageError, StoredTokens,
-    open,
+    cached, open,
 };
 pub use tokens::{IssuedToken, REMEMBERED, TokenError, Tokens};
 pub use tools::SharedContext;

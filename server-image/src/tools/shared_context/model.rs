@@ -120,7 +120,7 @@ pub struct SessionHeader {
 }
 
 /// The part of a session that changes, as one caller sees it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionView {
     /// Whether messages may be added.
     pub is_active: bool,
@@ -157,7 +157,7 @@ pub struct StoredMessage {
 }
 
 /// A message as read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// Grows within a session in the order of messages.
     pub id: i64,
@@ -178,7 +178,7 @@ pub struct Message {
 }
 
 /// Some of a session's messages.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MessagePage {
     /// Oldest first.
     pub messages: Vec<Message>,
@@ -265,7 +265,7 @@ pub struct ListedMemory {
 }
 
 /// A memory entry as read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MemoryEntry {
     /// Anything.
     pub value: Value,

@@ -47,6 +47,20 @@ impl Scrape {
             .unwrap_or_else(|| panic!("there is no {name} with {labels:?}"))
     }
 
+    /// Bounds and cumulative counts of the buckets of a histogram, in order.
+    pub fn buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
+        let matches = |found: &BTreeMap<String, String>| {
+            labels
+                .iter()
+                .all(|(key, value)| found.get(*key).is_some_and(|text| text == value))
+        };
+        self.samples
+            .iter()
+            .filter(|(found, have, _)| found == name && matches(have))
+            .map(|(_, have, count)| (have["le"].replace("+Inf", "inf").parse().unwrap(), *count))
+            .collect()
+    }
+
     /// Names of the labels of the first series of `name`.
     pub fn label_names(&self, name: &str) -> Vec<&str> {
         let found = self.samples.iter().find(|(found, _, _)| found == name);

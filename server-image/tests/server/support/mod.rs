@@ -9,6 +9,7 @@ pub mod nginx;
 pub mod node;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod server;
 
 use std::time::{Duration, Instant};

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mcp_server::cache::CacheSettings;
 use mcp_server::mcp::{HostPolicy, Names, OriginPolicy};
 use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, Settings};
 use mcp_server::telemetry::TelemetrySettings;
@@ -52,6 +53,11 @@ pub fn settings(database_url: &str) -> Settings {
         },
         shared_context: SharedContextSettings::default(),
         capacity: Capacity::default(),
+        // Each read is checked, so that tests need not wait for what another replica has written.
+        cache: CacheSettings {
+            staleness: Duration::ZERO,
+            ..CacheSettings::default()
+        },
         operation: Operation {
             fixtures: Fixtures::Load,
             drain: Duration::from_secs(10),

@@ -1,10 +1,12 @@
 //! The one interface to stored context, and its two implementations. Who may read what is decided in the queries, so
 //! that no caller of this interface can forget it.
 
+mod cached;
 pub(super) mod postgres;
 mod schema;
 pub(super) mod sqlite;
 
+pub use cached::cached;
 pub use schema::MIGRATIONS;
 
 use std::collections::BTreeMap;

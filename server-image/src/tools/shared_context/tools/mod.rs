@@ -12,7 +12,6 @@ use std::sync::Arc;
 use super::audit::trail;
 use super::caller::{Caller, Callers, Claim};
 use super::chores::Chores;
-use super::header_cache::HeaderCache;
 use super::permission::Permission;
 use super::resources::Resources;
 use super::settings::SharedContextSettings;
@@ -25,19 +24,17 @@ use crate::tools::{CallContext, Catalog, InvalidTool, ToolError};
 /// The toolset.
 pub struct SharedContext {
     pub(super) storage: Arc<dyn Storage>,
-    pub(super) cache: Option<HeaderCache>,
     pub(super) callers: Callers,
     pub(super) changes: Changes,
     pub(super) performance: Performance,
 }
 
 impl SharedContext {
-    /// The toolset on `storage`, and what must run beside it; `cache` speeds up `get_session`, `changes` hears of what
-    /// is written, `performance` tells how the server does.
+    /// The toolset on `storage`, and what must run beside it; `changes` hears of what is written, `performance` tells
+    /// how the server does.
     #[must_use]
     pub fn new(
         storage: Arc<dyn Storage>,
-        cache: Option<HeaderCache>,
         settings: &SharedContextSettings,
         changes: Changes,
         performance: Performance,
@@ -47,7 +44,6 @@ impl SharedContext {
         let chores = Chores::new(Arc::clone(&storage), refusals, settings.retention);
         let toolset = Self {
             storage,
-            cache,
             callers: Callers::new(settings.api_keys.clone(), tokens, audit),
             changes,
             performance,

@@ -128,16 +128,7 @@ impl SharedContext {
     }
 
     async fn header(&self, id: &str) -> Result<SessionHeader, ToolError> {
-        if let Some(cache) = &self.cache
-            && let Some(header) = cache.get(id).await
-        {
-            return Ok(header);
-        }
         let header = self.storage.session_header(id).await.map_err(explain)?;
-        let header = header.ok_or_else(|| explain(StorageError::SessionNotFound))?;
-        if let Some(cache) = &self.cache {
-            cache.put(&header).await;
-        }
-        Ok(header)
+        header.ok_or_else(|| explain(StorageError::SessionNotFound))
     }
 }

@@ -1,0 +1,206 @@
+//! What is measured of the cache.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::reuse::{Read, Reuse, bounds};
+use crate::lock;
+use crate::metrics::duration_histogram;
+
+/// Keys whose presence is remembered, two bytes each, to tell an evicted one from a new one.
+const REMEMBERED: usize = 65_536;
+
+/// Where a value was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the values of the label")]
+pub(super) enum Tier {
+    l1,
+    l2,
+}
+
+/// Why a value was not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Miss {
+    /// It was never there, as far as is remembered.
+    New,
+    /// It was there, and had to make room.
+    Evicted,
+    /// Its life was over.
+    Expired,
+    /// It has changed since.
+    Changed,
+    /// What has changed cannot be known, or the tier does not answer.
+    Unavailable,
+}
+
+impl Miss {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::New => "miss_new",
+            Self::Evicted => "miss_evicted",
+            Self::Expired => "miss_expired",
+            Self::Changed => "miss_changed",
+            Self::Unavailable => "miss_unavailable",
+        }
+    }
+
+    /// Whether a larger cache would have helped.
+    pub(super) const fn read(self) -> Read {
+        match self {
+            Self::New | Self::Evicted => Read::Reusable,
+            Self::Expired | Self::Changed | Self::Unavailable => Read::Unavoidable,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierResult {
+    tier: Tier,
+    result: &'static str,
+}
+
+/// The cache's metrics.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    requests: Family<TierResult, Counter>,
+    pub(super) load_seconds: Histogram,
+    pub(super) local_reuse: Arc<Mutex<Reuse>>,
+    remembered: Box<[AtomicU16]>,
+}
+
+impl Metrics {
+    /// Registers `mcp_cache_requests_total{tier,result}`, `mcp_cache_load_seconds`, `mcp_cache_reuse_bytes{tier}`.
+    pub(super) fn new(registry: &mut Registry, has_shared: bool) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            load_seconds: duration_histogram(),
+            local_reuse: Arc::default(),
+            remembered: (0..REMEMBERED).map(|_| AtomicU16::new(0)).collect(),
+        };
+        // `rate` cannot see the first increment of a series that appears with it.
+        let misses = [
+            Miss::New,
+            Miss::Evicted,
+            Miss::Expired,
+            Miss::Changed,
+            Miss::Unavailable,
+        ];
+        for tier in [Some(Tier::l1), has_shared.then_some(Tier::l2)].into_iter().flatten() {
+            for result in misses.map(Miss::label).into_iter().chain(["hit"]) {
+                drop(metrics.requests.get_or_create(&TierResult { tier, result }));
+            }
+        }
+        registry.register(
+            "mcp_cache_requests",
+            "Look-ups by tier and result: hit, or the reason of a miss",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "mcp_cache_load_seconds",
+            "Time to read from the database what no tier had",
+            metrics.load_seconds.clone(),
+        );
+        registry.register_collector(Box::new(ReuseBytes(Arc::clone(&metrics.local_reuse))));
+        metrics
+    }
+
+    pub(super) fn hit(&self, tier: Tier) {
+        self.requests.get_or_create(&TierResult { tier, result: "hit" }).inc();
+    }
+
+    pub(super) fn miss(&self, tier: Tier, miss: Miss) {
+        let result = miss.label();
+        self.requests.get_or_create(&TierResult { tier, result }).inc();
+    }
+
+    /// Hits of either tier divided by all look-ups; `None` before the first.
+    #[expect(clippy::cast_precision_loss, reason = "counts of reads are far below 2^52")]
+    pub(super) fn hit_ratio(&self) -> Option<f64> {
+        let count = |tier, result| self.requests.get_or_create(&TierResult { tier, result }).get();
+        let misses = [
+            Miss::New,
+            Miss::Evicted,
+            Miss::Expired,
+            Miss::Changed,
+            Miss::Unavailable,
+        ];
+        let first = count(Tier::l1, "hit");
+        let all = first
+            + misses
+                .into_iter()
+                .map(|miss| count(Tier::l1, miss.label()))
+                .sum::<u64>();
+        // Not created by looking: without Redis there is no second tier.
+        let second = self
+            .requests
+            .get(&TierResult {
+                tier: Tier::l2,
+                result: "hit",
+            })
+            .map_or(0, |counter| counter.get());
+        (all > 0).then(|| (first + second) as f64 / all as f64)
+    }
+
+    /// Notes a look-up for the distribution of reuse distances.
+    pub(super) fn read(&self, key: &str, bytes: u64, read: Read) {
+        lock(&self.local_reuse).read(key, bytes, read);
+    }
+
+    /// Remembers that a key is in the first tier.
+    pub(super) fn remember(&self, key: &str) {
+        let (place, mark) = place_and_mark(key);
+        self.remembered[place].store(mark, Ordering::Relaxed);
+    }
+
+    /// Why a key that is not in the first tier is not there. Of many keys in one place only the last is remembered, so
+    /// with more keys than places an evicted one may count as new.
+    pub(super) fn absent(&self, key: &str) -> Miss {
+        let (place, mark) = place_and_mark(key);
+        if self.remembered[place].load(Ordering::Relaxed) == mark {
+            Miss::Evicted
+        } else {
+            Miss::New
+        }
+    }
+}
+
+fn place_and_mark(key: &str) -> (usize, u16) {
+    let [first, second, third, fourth, ..] = xxh3_64(key.as_bytes()).to_be_bytes();
+    // Zero is an empty place.
+    let mark = u16::from_be_bytes([third, fourth]).max(1);
+    (usize::from(u16::from_be_bytes([first, second])), mark)
+}
+
+/// `mcp_cache_reuse_bytes`, whose counts are estimates and not observations one by one.
+#[derive(Debug)]
+struct ReuseBytes(Arc<Mutex<Reuse>>);
+
+impl Collector for ReuseBytes {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let histogram = lock(&self.0).histogram();
+        let buckets: Vec<(f64, u64)> = bounds()
+            .chain([f64::MAX])
+            .zip(histogram.counts.iter().copied())
+            .collect();
+        let mut family = encoder.encode_descriptor(
+            "mcp_cache_reuse_bytes",
+            "Size a cache would need for a look-up to be a hit; beyond all bounds if none would do",
+            None,
+            MetricType::Histogram,
+        )?;
+        let labels = [("tier", "l1")];
+        let mut metric = family.encode_family(&labels)?;
+        let count = histogram.counts.iter().sum();
+        metric.encode_histogram::<prometheus_client::encoding::NoLabelSet>(histogram.sum, count, &buckets, None)
+    }
+}

@@ -1,0 +1,232 @@
+//! The memory of the container: how much there is, how much is used, and what to give up before the kernel kills.
+//!
+//! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
+//! by steps only when use is below [`CALM`], so that it does not swing. What counts is what the kernel counts: the
+//! control group's use without the page cache that it can drop at any time.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::sleep;
+
+use crate::cache::Cache;
+use crate::metrics::at_scrape;
+
+/// Part of the limit at which caches shrink.
+pub const WARN: f64 = 0.8;
+/// Part of the limit below which they may grow again.
+pub const CALM: f64 = 0.7;
+/// Time between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Below this many bytes a cache that must shrink is emptied.
+const LEAST: u64 = 1024 * 1024;
+
+/// The control groups of this process, where the kernel shows them.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Memory of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Most bytes it may use.
+    pub limit: u64,
+    /// Bytes it uses, without page cache that can be dropped.
+    pub used: u64,
+}
+
+impl Usage {
+    #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+    fn ratio(self) -> f64 {
+        self.used as f64 / self.limit as f64
+    }
+}
+
+/// Memory of this container; `None` where no limit is set.
+#[must_use]
+pub fn usage() -> Option<Usage> {
+    usage_at(Path::new(ROOT))
+}
+
+/// Most bytes this container may use; `None` where no limit is set.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    usage().map(|usage| usage.limit)
+}
+
+/// Reads version 2 of control groups, else version 1.
+fn usage_at(root: &Path) -> Option<Usage> {
+    let number = |name: &str| fs::read_to_string(root.join(name)).ok()?.trim().parse::<u64>().ok();
+    let stat = |file: &str, field: &str| -> Option<u64> {
+        let text = fs::read_to_string(root.join(file)).ok()?;
+        text.lines()
+            .find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
+    };
+    let (limit, used, droppable) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, stat("memory.stat", "inactive_file ")),
+        None => (
+            number("memory/memory.limit_in_bytes")?,
+            number("memory/memory.usage_in_bytes")?,
+            stat("memory/memory.stat", "total_inactive_file "),
+        ),
+    };
+    // Version 1 says "no limit" by a number larger than any memory.
+    (limit > 0 && limit < 1 << 60).then_some(Usage {
+        limit,
+        used: used.saturating_sub(droppable.unwrap_or_default()),
+    })
+}
+
+/// Keeps the cache within what memory allows.
+#[derive(Debug, Clone, Default)]
+pub struct Guard {
+    pressure: Arc<AtomicU64>,
+}
+
+impl Guard {
+    /// Registers `mcp_memory_limit_bytes`, `mcp_memory_used_bytes` and `mcp_memory_pressure_total`.
+    pub fn register(&self, registry: &mut Registry) {
+        #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+        let figure = |read: fn(Usage) -> u64| move || usage().map(|usage| read(usage) as f64);
+        at_scrape::gauge(
+            registry,
+            "mcp_memory_limit_bytes",
+            "Most memory of the container",
+            figure(|usage| usage.limit),
+        );
+        at_scrape::gauge(
+            registry,
+            "mcp_memory_used_bytes",
+            "Memory of the container in use, without page cache that can be dropped",
+            figure(|usage| usage.used),
+        );
+        let pressure = Arc::clone(&self.pressure);
+        at_scrape::counter(
+            registry,
+            "mcp_memory_pressure",
+            "Times the cache was cut because memory was short",
+            #[expect(clippy::cast_precision_loss, reason = "a small count")]
+            move || Some(pressure.load(Ordering::Relaxed) as f64),
+        );
+    }
+
+    /// Watches until dropped; ends at once where there is no limit.
+    pub async fn watch(self, cache: Cache) {
+        let mut was_short = false;
+        while let Some(usage) = usage() {
+            let allowed = allowed(usage, cache.capacity(), cache.bytes());
+            match allowed {
+                Some(Allowed::Less(bytes)) => {
+                    if !was_short {
+                        tracing::warn!(
+                            used = usage.used,
+                            limit = usage.limit,
+                            "memory is short: the cache shrinks"
+                        );
+                    }
+                    was_short = true;
+                    self.pressure.fetch_add(1, Ordering::Relaxed);
+                    cache.allow(bytes);
+                }
+                Some(Allowed::More(bytes)) if was_short => {
+                    cache.allow(bytes);
+                    if cache.capacity() < bytes {
+                        tracing::info!("memory is sufficient again: the cache has its full size");
+                        cache.allow(u64::MAX);
+                        was_short = false;
+                    }
+                }
+                Some(Allowed::More(_)) | None => {}
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    /// Memory is short.
+    Less(u64),
+    /// There is room again.
+    More(u64),
+}
+
+/// What a cache of `capacity` bytes that holds `held` may have from now on; `None` for no change.
+fn allowed(usage: Usage, capacity: u64, held: u64) -> Option<Allowed> {
+    let ratio = usage.ratio();
+    if ratio >= WARN {
+        let half = held.min(capacity) / 2;
+        return Some(Allowed::Less(if half < LEAST { 0 } else { half }));
+    }
+    // A quarter more at a time: it fills before the next step is judged.
+    (ratio < CALM).then(|| Allowed::More((capacity + capacity / 4).max(4 * LEAST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    /// A limit that is misread means a killed server, or a cache that is never used.
+    #[test]
+    fn reads_both_versions_of_control_groups() {
+        let two = [
+            ("memory.max", "1000\n"),
+            ("memory.current", "900\n"),
+            ("memory.stat", "anon 500\ninactive_file 300\nactive_file 100\n"),
+        ];
+        let one = [
+            ("memory/memory.limit_in_bytes", "2000\n"),
+            ("memory/memory.usage_in_bytes", "1500\n"),
+            ("memory/memory.stat", "inactive_file 1\ntotal_inactive_file 500\n"),
+        ];
+        let some = |limit, used| Some(Usage { limit, used });
+        for (name, files, expected) in [
+            ("version 2", &two[..], some(1_000, 600)),
+            ("version 1", &one[..], some(2_000, 1_000)),
+            (
+                "version 2 without a limit",
+                &[("memory.max", "max\n"), ("memory.current", "9\n")][..],
+                None,
+            ),
+            (
+                "version 1 without a limit",
+                &[
+                    ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("memory/memory.usage_in_bytes", "9\n"),
+                ][..],
+                None,
+            ),
+            ("no control groups", &[][..], None),
+        ] {
+            assert_eq!(usage_at(group(files).path()), expected, "{name}");
+        }
+    }
+
+    /// The cache must be gone before the kernel kills, must not swing, and must come back.
+    #[test]
+    fn shrinks_when_short_and_grows_back_slowly() {
+        let mib = 1024 * 1024;
+        let at = |used| Usage { limit: 1_000, used };
+        for (name, used, capacity, held, expected) in [
+            ("plenty", 100, 100 * mib, mib, Some(Allowed::More(125 * mib))),
+            ("between: no change", 750, 100 * mib, mib, None),
+            ("short", 800, 100 * mib, 60 * mib, Some(Allowed::Less(30 * mib))),
+            ("short and almost empty", 900, 100 * mib, mib, Some(Allowed::Less(0))),
+            ("back from nothing", 100, 0, 0, Some(Allowed::More(4 * mib))),
+        ] {
+            assert_eq!(allowed(at(used), capacity, held), expected, "{name}");
+        }
+    }
+}
