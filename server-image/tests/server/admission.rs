@@ -169,13 +169,16 @@ async fn tuning_shows_what_is_in_force() {
             .json()
             .await
             .unwrap();
-        (tuning["pool"]["open"] == 2).then_some(tuning)
+        (tuning["pool"]["open"].as_i64() >= Some(2)).then_some(tuning)
     })
     .await;
+    // A check of the database may have opened the third.
+    let open = tuning["pool"]["open"].as_i64().unwrap();
+    assert!((2..=3).contains(&open), "{open} connections are open");
     assert_eq!(
         tuning,
         json!({
-            "pool": {"max": 3, "open": 2},
+            "pool": {"max": 3, "open": open},
             "cache": {"l1Bytes": 16 * 1024 * 1024, "l1UsedBytes": 0},
             "concurrency": 5,
             "queueMax": 7,
