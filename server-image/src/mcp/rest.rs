@@ -136,13 +136,7 @@ impl Endpoint {
                 };
                 (status(&error), outcome, error.into_envelope())
             }
-            Ok(Called::Whole(response)) => match *response {
-                CallToolResponse::Complete(result) => (StatusCode::OK, Outcome::Ok, json!(result)),
-                _ => {
-                    let error = ToolError::invalid("this tool asks its caller for input; call it over MCP", "name");
-                    (StatusCode::BAD_REQUEST, Outcome::ToolError, error.into_envelope())
-                }
-            },
+            Ok(Called::Whole(response)) => whole(*response),
             Ok(Called::Refused(error)) => (StatusCode::BAD_REQUEST, Outcome::RpcError(error.code.0), json!(error)),
             Err(_) => {
                 let error = json!({"success": false, "error": "the tool crashed; this is a bug of the server"});
@@ -150,6 +144,15 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// The answer of a tool that makes the whole of it itself.
+fn whole(response: CallToolResponse) -> (StatusCode, Outcome, Value) {
+    if let CallToolResponse::Complete(result) = response {
+        return (StatusCode::OK, Outcome::Ok, json!(result));
+    }
+    let error = ToolError::invalid("this tool asks its caller for input; call it over MCP", "name");
+    (StatusCode::BAD_REQUEST, Outcome::ToolError, error.into_envelope())
 }
 
 async fn answer(State(endpoint): State<Arc<Endpoint>>, Path(name): Path<String>, request: Request) -> Response {

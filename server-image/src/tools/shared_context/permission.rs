@@ -50,16 +50,16 @@ impl Permission {
     #[must_use]
     pub fn of_scopes(scopes: &BTreeSet<String>) -> Permissions {
         let all = [Self::Read, Self::Write, Self::Admin, Self::Debug];
-        let names = |permission: &Self| {
+        let is_named = |permission: &Self| {
             scopes
                 .iter()
                 .any(|scope| scope.strip_prefix("mcp:").unwrap_or(scope) == permission.as_str())
         };
-        let named: Permissions = all.into_iter().filter(names).collect();
-        if named.is_empty() {
+        let held: Permissions = all.into_iter().filter(is_named).collect();
+        if held.is_empty() {
             [Self::Read, Self::Write].into()
         } else {
-            named
+            held
         }
     }
 }
