@@ -1,0 +1,262 @@
+//! What a server is made of, and what runs beside its listener.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::listener::serve;
+use super::{Fixtures, Settings, StartError};
+use crate::admission::Admission;
+use crate::auth::Auth;
+use crate::cache::Cache;
+use crate::changes::{Changes, Relay};
+use crate::database::{Database, PoolSettings};
+use crate::drain::Drain;
+use crate::guard::Guard;
+use crate::health::{self, Health};
+use crate::limits::RateLimits;
+use crate::mcp::sessions::SharedSessions;
+use crate::mcp::{Endpoint, McpHandler, Options, RequestStates};
+use crate::metrics::agents::ActiveAgents;
+use crate::metrics::{at_scrape, container, process};
+use crate::readiness::{Readiness, watch_database};
+use crate::report::Performance;
+use crate::telemetry::{Observer, Traces, follow};
+use crate::tools::shared_context::{self, Chores, SharedContext};
+use crate::tools::{Catalog, fixtures};
+use crate::transport::{Connections, Tls, compress};
+use crate::tuning::control::Tuner;
+use crate::{memory, migrate, probes, tuning};
+
+/// The parts of one server process.
+pub(super) struct Parts {
+    pub(super) drain: Drain,
+    /// Ends what does not end by itself.
+    pub(super) stop: CancellationToken,
+    connections: Connections,
+    pub(super) traces: Option<Traces>,
+    registry: Registry,
+    data: DataParts,
+    performance: Performance,
+    sessions: Arc<SharedSessions>,
+    chores: Chores,
+    tuner: Arc<Tuner>,
+    endpoint: Arc<Endpoint>,
+    agents: ActiveAgents,
+    auth: Option<Arc<Auth>>,
+    tls: Option<Tls>,
+}
+
+/// Where data comes from.
+struct DataParts {
+    database: Database,
+    changes: Changes,
+    cache: Cache,
+    memory: memory::Guard,
+}
+
+impl DataParts {
+    fn open(settings: &Settings, registry: &mut Registry) -> Result<Self, StartError> {
+        let pool = PoolSettings {
+            max: settings.tuning.pool_max,
+            pooler: settings.capacity.pooler,
+        };
+        let database = Database::open_pooled(&settings.data.database, pool, registry)?;
+        register_pool_size(registry, &database);
+        let changes = match &database {
+            Database::Postgres(_) => Changes::shared(),
+            Database::Sqlite(_) => Changes::alone(),
+        };
+        let memory = memory::Guard::default();
+        memory.register(registry);
+        let redis_url = settings.data.redis_url.as_deref();
+        let cache = Cache::open(settings.cache, database.clone(), redis_url, registry)?;
+        Ok(Self {
+            database,
+            changes,
+            cache,
+            memory,
+        })
+    }
+}
+
+impl Parts {
+    /// Puts a server together. Nothing runs yet, and the database need not answer.
+    pub(super) fn assemble(settings: &Settings) -> Result<Self, StartError> {
+        let mut registry = Registry::default();
+        process::register(&mut registry);
+        container::register(&mut registry);
+        let agents = ActiveAgents::new(&mut registry);
+        let traces = settings.telemetry.otlp.as_ref().map(Traces::start).transpose()?;
+        let (drain, stop) = (Drain::default(), CancellationToken::new());
+        let data = DataParts::open(settings, &mut registry)?;
+        let performance = Performance::default();
+        let (catalog, chores) = catalog(settings, &data.database, &data.cache, &data.changes, &performance)?;
+        let catalog = Arc::new(catalog);
+        let sessions = SharedSessions::new(&data.database, data.changes.clone(), settings.data.session_idle);
+        let handler = McpHandler::new(
+            Arc::clone(&catalog),
+            data.changes.clone(),
+            sessions.records().clone(),
+            drain.clone(),
+        );
+        let slow_call = settings.telemetry.slow_call;
+        let observer = Observer::new(&mut registry, catalog.tools.names(), slow_call, traces.clone());
+        let admission = Admission::new(
+            settings.tuning.concurrency,
+            settings.tuning.queue_max,
+            settings.capacity.adaptive,
+            &mut registry,
+        );
+        let tuner = Tuner::new(
+            settings.capacity.authority.clone(),
+            Arc::clone(&admission),
+            data.database.clone(),
+            data.cache.clone(),
+            settings.capacity.queue_set,
+        );
+        let tls = settings.transport.tls.clone().map(Tls::open).transpose()?;
+        let connections = Connections::new(
+            settings.transport.connections_max,
+            tls.as_ref().map(Tls::acceptor),
+            &mut registry,
+        );
+        let limits = RateLimits::open(&settings.limits, settings.data.redis_url.as_deref(), &mut registry)?;
+        let auth = Auth::open(&settings.auth, &settings.network.path, tls.is_some(), &mut registry)?;
+        let options = Options {
+            names: settings.network.names.clone(),
+            stop: stop.clone(),
+            guard: Guard::new(auth.clone(), limits),
+            observer,
+        };
+        let endpoint = Endpoint::new(
+            catalog,
+            handler,
+            Arc::clone(&sessions),
+            admission,
+            drain.clone(),
+            options,
+            &mut registry,
+        );
+        Ok(Self {
+            drain,
+            stop,
+            connections,
+            traces,
+            registry,
+            data,
+            performance,
+            sessions,
+            chores,
+            tuner,
+            endpoint,
+            agents,
+            auth,
+            tls,
+        })
+    }
+
+    /// What is served at the MCP address.
+    pub(super) fn router(&self, settings: &Settings) -> Router {
+        let path = &settings.network.path;
+        let mut router = Arc::clone(&self.endpoint).router(path);
+        if settings.network.rest_shim {
+            router = router.merge(Arc::clone(&self.endpoint).rest_router(path));
+        }
+        if let Some(auth) = &self.auth {
+            router = auth.protect(router);
+        }
+        if settings.transport.compression {
+            router = compress(router);
+        }
+        router.layer(from_fn_with_state(self.agents.clone(), follow))
+    }
+
+    /// Starts what runs beside the MCP listener, which ends when the set is dropped; and gives what the listener needs.
+    pub(super) fn start_beside(self, metrics: TcpListener, admin: TcpListener) -> (JoinSet<()>, Connections) {
+        let DataParts {
+            database,
+            changes,
+            cache,
+            memory,
+        } = self.data;
+        let readiness = Readiness::new(self.drain.clone());
+        let health = health(&readiness, &self.drain, &database);
+        let registry = Arc::new(self.registry);
+        self.performance.attach(Arc::clone(&registry));
+
+        let mut beside = JoinSet::new();
+        beside.spawn(self.sessions.run());
+        if let Database::Postgres(database) = &database {
+            beside.spawn(Relay::new(changes, database.clone()).run());
+        }
+        beside.spawn(watch_database(database, migrate::steps(), readiness.clone()));
+        beside.spawn(serve(
+            metrics,
+            probes::metrics_router(registry, readiness, cache.clone()).merge(health::router(health)),
+        ));
+        beside.spawn(self.performance.watch());
+        beside.spawn(serve(admin, tuning::http::router(self.tuner)));
+        beside.spawn(self.chores.run());
+        beside.spawn(cache.clone().upkeep());
+        beside.spawn(cache.clone().watch_shared());
+        beside.spawn(memory.watch(cache));
+        if let Some(auth) = self.auth {
+            beside.spawn(auth.maintain());
+        }
+        if let Some(tls) = self.tls {
+            beside.spawn(tls.maintain());
+        }
+        (beside, self.connections)
+    }
+}
+
+/// The checks of this server's own parts.
+fn health(readiness: &Readiness, drain: &Drain, database: &Database) -> Health {
+    let (readiness, drain, database) = (readiness.clone(), drain.clone(), database.clone());
+    Health::default()
+        .with("database", move || health::database(&readiness))
+        .with("pool", move || health::pool(database.pool()))
+        .with("memory", || {
+            health::memory(process::resident_bytes(), container::memory_limit())
+        })
+        .with("drain", move || health::drain(drain.has_begun()))
+}
+
+/// The name that guides know it by; `db_client_connection_count` has the same by state.
+fn register_pool_size(registry: &mut Registry, database: &Database) {
+    let database = database.clone();
+    at_scrape::gauge(
+        registry,
+        "mcp_db_pool_size",
+        "Open connections of the pool",
+        move || u32::try_from(database.pool()?.open).ok().map(f64::from),
+    );
+}
+
+/// Everything that a server with these settings offers, and what it does beside its calls.
+pub(crate) fn catalog(
+    settings: &Settings,
+    database: &Database,
+    cache: &Cache,
+    changes: &Changes,
+    performance: &Performance,
+) -> Result<(Catalog, Chores), StartError> {
+    let mut catalog = Catalog::default();
+    let storage = shared_context::cached(shared_context::open(database), cache.clone());
+    let (toolset, chores) = SharedContext::new(storage, &settings.shared_context, changes.clone(), performance.clone());
+    toolset.register(&mut catalog)?;
+    let key = settings.network.request_state_key.as_ref();
+    let states = RequestStates::new(key.map(|key| key.0.as_slice()), database.clone())?;
+    match settings.operation.fixtures {
+        Fixtures::None => {}
+        Fixtures::Load => fixtures::register(&mut catalog.tools)?,
+        Fixtures::Conformance => fixtures::conformance::register(&mut catalog, changes, &states),
+    }
+    Ok((catalog, chores))
+}
