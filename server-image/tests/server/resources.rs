@@ -27,8 +27,7 @@ async fn token(server: &TestServer, agent_id: &str, agent_type: &str) -> String 
 }
 
 fn reading(server: &TestServer, uri: &str) -> RequestBuilder {
-    let request = server.client.modern("resources/read", json!({"uri": uri}));
-    request.header("mcp-name", uri)
+    server.client.modern("resources/read", json!({"uri": uri}))
 }
 
 /// The JSON of a resource, or the error's envelope.
