@@ -13,17 +13,14 @@ const SESSION: &str = "session_0123456789abcdef";
 
 async fn journal(database: &TestDatabase) -> Vec<String> {
     let sql = "SELECT tag FROM cache_journal";
-    let mut tags: Vec<String> = match database.url.strip_prefix("sqlite:") {
-        Some(path) => {
-            let connection = rusqlite::Connection::open(path).unwrap();
-            let mut statement = connection.prepare(sql).unwrap();
-            let rows = statement.query_map([], |row| row.get(0)).unwrap();
-            rows.map(Result::unwrap).collect()
-        }
-        None => {
-            let rows = postgres::connect(&database.url).await.query(sql, &[]).await.unwrap();
-            rows.iter().map(|row| row.get(0)).collect()
-        }
+    let mut tags: Vec<String> = if let Some(path) = database.url.strip_prefix("sqlite:") {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    } else {
+        let rows = postgres::connect(&database.url).await.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
     };
     database
         .execute("DELETE FROM cache_journal", "DELETE FROM cache_journal")

@@ -70,7 +70,8 @@ async fn a_change_at_one_replica_is_heard_at_another() {
     }
     a.changes.resource_updated("other");
     heard(&listener, &resource("other"), Duration::from_secs(5)).await;
-    (a.relay.abort(), b.relay.abort());
+    a.relay.abort();
+    b.relay.abort();
 }
 
 /// What happens while the connection is broken is missed; followers must be told to read again.
@@ -91,7 +92,8 @@ async fn after_a_gap_followers_are_told_to_read_again() {
         .unwrap();
     heard(&listener, &resource("followed"), Duration::from_secs(10)).await;
     until_connected(&a, &b).await;
-    (a.relay.abort(), b.relay.abort());
+    a.relay.abort();
+    b.relay.abort();
 }
 
 /// The database's budget of connections is a promise: listening must take its connection out of the pool, and leave a
@@ -122,5 +124,6 @@ async fn listening_stays_within_the_pool() {
     large.changes.resource_updated("followed");
     heard(&listener, &resource("followed"), STALE_MAX + Duration::from_secs(2)).await;
     assert!(connections().await <= 3);
-    (small.relay.abort(), large.relay.abort());
+    small.relay.abort();
+    large.relay.abort();
 }

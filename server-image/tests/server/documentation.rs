@@ -138,12 +138,12 @@ fn families(text: &str) -> BTreeMap<String, Family> {
     for line in text.lines().filter(|line| *line != "# EOF") {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap();
-            current = name.to_owned();
-            families.entry(current.clone()).or_default().help = help.to_owned();
+            name.clone_into(&mut current);
+            help.clone_into(&mut families.entry(current.clone()).or_default().help);
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
-            current = name.to_owned();
-            families.entry(current.clone()).or_default().kind = kind.to_owned();
+            name.clone_into(&mut current);
+            kind.clone_into(&mut families.entry(current.clone()).or_default().kind);
         } else if let Some((_, rest)) = line.split_once('{') {
             let labels = rest.split_once('}').unwrap().0;
             let names = labels

@@ -240,7 +240,7 @@ async fn agents_and_sessions_are_those_of_now() {
     assert!((0.3..0.3 + 10.0).contains(&lasted), "it lasted {lasted} s");
 }
 
-/// A Prometheus without OpenMetrics must be able to read the same figures.
+/// A Prometheus without `OpenMetrics` must be able to read the same figures.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_readers_get_the_old_format() {
     let folder = tempfile::tempdir().unwrap();

@@ -110,6 +110,7 @@ async fn a_search_gives_scores_previews_and_relevance() {
 
 /// Wrong arguments are refused with the name of the argument.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn wrong_arguments_of_a_search_are_named() {
     let [database, _] = both().await;
     let server = TestServer::start(settings(&database.url)).await;
