@@ -185,7 +185,7 @@ impl SessionRecords {
         .await
     }
 
-    /// Notes that these sessions are in use, and forgets those that nobody has used for [`FORGET_AFTER`].
+    /// Notes that these sessions are in use, and forgets those that nobody has used for `FORGET_AFTER`.
     ///
     /// # Errors
     /// [`DatabaseError`] when the database does not answer.
