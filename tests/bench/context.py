@@ -156,6 +156,8 @@ class Workload:
     def round_of(self, operation: str, repetitions: int) -> dict:
         """Times an operation, one after the other."""
         prepare = self.operations()[operation]
+        # A server may have closed what was idle since the last round; the next call connects anew.
+        self.client.connection.close()
         milliseconds = []
         # What prepares a call is not to be counted, so the processor's time is not taken here.
         for _ in range(repetitions):
