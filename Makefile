@@ -4,6 +4,7 @@ SHELL := /bin/bash -o pipefail
 MAKEFLAGS += --no-print-directory
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mcpscale
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+$(shell hack/claim-target $(CARGO_TARGET_DIR))
 # Where end-to-end tests run: `node` starts a one-node cluster on this machine, `current` uses the one kubectl points at.
 export CLUSTER ?= node
 BIN := $(CARGO_TARGET_DIR)/debug

@@ -96,7 +96,7 @@ resolvConf: /dev/null
 podLogsDir: {folder}/pod-logs
 failSwapOn: false
 enforceNodeAllocatable: []
-evictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}}
+evictionHard: {{memory.available: 50Mi, nodefs.available: 100Mi, imagefs.available: 100Mi}}
 imageGCHighThresholdPercent: 100
 "#
     )

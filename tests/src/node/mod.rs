@@ -56,6 +56,8 @@ const PROGRAMS: [&str; 8] = [
     "iptables",
     "conntrack",
 ];
+/// Space that the file system of the state folder must have: images, volumes and logs of one run of every test.
+const DISK_BYTES: u64 = 3 << 30;
 /// The longest path a Unix socket may have is 107 bytes; the longest one below the state folder takes this many.
 const LONGEST_STATE_PATH: usize = 107 - "/kubelet/pod-resources/kubelet.sock".len();
 
@@ -96,6 +98,7 @@ impl NodeCluster {
         if self.is_up() {
             return Ok(());
         }
+        check_disk(&self.folder, DISK_BYTES)?;
         self.clean()?;
         let start = Instant::now();
         let started = self.start();
@@ -319,6 +322,23 @@ fn check_machine() -> Result<(), HarnessError> {
     }
 }
 
+/// A node that runs out of disk evicts pods and takes no new ones, far from where a person would look: better told before.
+fn check_disk(folder: &Path, needed: u64) -> Result<(), HarnessError> {
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
+    let disk = nix::sys::statvfs::statvfs(existing)
+        .map_err(|error| HarnessError::io("look at the disk of", existing)(error.into()))?;
+    let free = disk.blocks_available() * disk.fragment_size();
+    if free >= needed {
+        return Ok(());
+    }
+    Err(HarnessError::Unusable(format!(
+        "the disk of {} has {} MiB left and the cluster needs {}: free some, or name a folder elsewhere with {STATE_VARIABLE}",
+        existing.display(),
+        free >> 20,
+        needed >> 20
+    )))
+}
+
 fn require_root() -> Result<(), HarnessError> {
     if nix::unistd::geteuid().is_root() {
         Ok(())
@@ -326,5 +346,22 @@ fn require_root() -> Result<(), HarnessError> {
         Err(HarnessError::NotRoot {
             what: "the cluster with real pods",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a user loses without it: tests that fail by the minute, each with another symptom, because a disk is full.
+    #[test]
+    fn a_disk_that_is_too_full_is_told_with_its_size_and_the_way_out() {
+        let folder = Path::new("/tmp/not/there/yet");
+        assert!(check_disk(folder, 1).is_ok());
+        let error = check_disk(folder, u64::MAX).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the disk of /tmp has ") && error.contains(STATE_VARIABLE),
+            "{error}"
+        );
     }
 }
