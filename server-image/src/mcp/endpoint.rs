@@ -10,7 +10,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http::header::{ACCEPT, ALLOW, CONNECTION, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -20,7 +21,9 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::accepts_events;
 use super::answer::Answer;
+use super::direct::DirectCall;
 use super::handler::McpHandler;
 use super::hosts::Names;
 use super::message::{self, Kind};
@@ -43,7 +46,7 @@ const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
-pub(super) const REQUEST_MAX: Duration = Duration::from_mins(2);
+const REQUEST_MAX: Duration = Duration::from_mins(2);
 
 /// How the endpoint behaves.
 #[derive(Clone)]
@@ -65,10 +68,11 @@ pub struct Endpoint {
     pub(super) names: Names,
     restoring: Restoring,
     pub(super) catalog: Arc<Catalog>,
-    pub(super) admission: Arc<Admission>,
+    admission: Arc<Admission>,
     pub(super) observer: Arc<Observer>,
     pub(super) drain: Drain,
     pub(super) guard: Guard,
+    stop: CancellationToken,
 }
 
 impl Endpoint {
@@ -94,7 +98,7 @@ impl Endpoint {
         // Stateless answers that are a single message need no event stream.
         config.json_response = true;
         config.max_request_body_bytes = BODY_MAX;
-        config.cancellation_token = options.stop;
+        config.cancellation_token = options.stop.clone();
         config.session_store = Some(Arc::new(sessions.records().clone()));
         let durations = SessionMetrics::new(registry, message::SESSION_VERSIONS);
         let handler = handler.with_session_metrics(durations);
@@ -109,6 +113,7 @@ impl Endpoint {
             observer: options.observer,
             drain,
             guard: options.guard,
+            stop: options.stop,
         })
     }
 
@@ -166,6 +171,9 @@ impl Endpoint {
             Ok(body) => body,
             Err(refused) => return refused.into_response(),
         };
+        if let Some(call) = DirectCall::of(&parts.headers, &body, &self.catalog.tools) {
+            return self.serve_directly(call, parts, arrived, open).await;
+        }
         let kind = message::kind(&body, &self.catalog.tools);
         if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)).await {
             return refused;
@@ -198,6 +206,48 @@ impl Endpoint {
         }
     }
 
+    /// Serves a call that needs nothing of rmcp.
+    async fn serve_directly(&self, call: DirectCall, parts: Parts, arrived: Instant, open: OpenRequest) -> Response {
+        if let Some(refused) = self.guard.refuse(&parts, || call.wanted()).await {
+            return refused;
+        }
+        let followed = Followed::of(&parts.extensions, &parts.headers);
+        let observed = self.observer.begin(call.operation(), followed, call.carried, arrived);
+        let running = call.run(&self.catalog.tools, parts, &self.stop);
+        self.work_here(observed, running, arrived, open).await
+    }
+
+    /// Runs what needs a slot and nothing of rmcp.
+    pub(super) async fn work_here(
+        &self,
+        observed: Observed,
+        running: impl Future<Output = (Outcome, http::Response<Full<Bytes>>)>,
+        arrived: Instant,
+        open: OpenRequest,
+    ) -> Response {
+        let record = match self.admit(observed).await {
+            Ok(record) => record,
+            Err(refused) => return refused,
+        };
+        let deadline = arrived + REQUEST_MAX;
+        let Ok((outcome, response)) = timeout_at(deadline, running).await else {
+            return late(&record);
+        };
+        record.handled(outcome);
+        let status = response.status();
+        response.map(|body| Body::new(Answer::of_request(body.boxed(), record, status, open, deadline)))
+    }
+
+    async fn admit(&self, observed: Observed) -> Result<Arc<Record>, Response> {
+        match self.admission.admit(observed.operation().tool_label()).await {
+            Ok(slot) => Ok(Arc::new(Record::new(observed, slot))),
+            Err(overloaded) => {
+                observed.ended(Outcome::Shed, None);
+                Err(refuse(&overloaded))
+            }
+        }
+    }
+
     /// Serves a request that needs a slot.
     async fn work(
         &self,
@@ -206,19 +256,14 @@ impl Endpoint {
         arrived: Instant,
         open: OpenRequest,
     ) -> Response {
-        let slot = match self.admission.admit(observed.operation().tool_label()).await {
-            Ok(slot) => slot,
-            Err(overloaded) => {
-                observed.ended(Outcome::Shed, None);
-                return refuse(&overloaded);
-            }
+        let record = match self.admit(observed).await {
+            Ok(record) => record,
+            Err(refused) => return refused,
         };
-        let record = Arc::new(Record::new(observed, slot));
         request.extensions_mut().insert(Arc::clone(&record));
         let deadline = arrived + REQUEST_MAX;
         let Ok(response) = timeout_at(deadline, self.hand_over(request)).await else {
-            record.timed_out();
-            return (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response();
+            return late(&record);
         };
         let status = response.status();
         response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline)))
@@ -305,18 +350,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn accepts_events(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types = accepted
-        .flat_map(|value| value.split(','))
-        .map(|entry| entry.split(';').next().unwrap_or_default().trim());
-    types.any(|name| {
-        ["text/event-stream", "text/*", "*/*"]
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
-    })
-}
-
 /// Reads a body of bounded size in bounded time.
 pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
@@ -332,7 +365,12 @@ pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)
     }
 }
 
-pub(super) fn refuse(overloaded: &Overloaded) -> Response {
+fn late(record: &Record) -> Response {
+    record.timed_out();
+    (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response()
+}
+
+fn refuse(overloaded: &Overloaded) -> Response {
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, overloaded.to_string()).into_response();
     response
         .headers_mut()

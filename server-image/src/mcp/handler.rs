@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-    CompletionInfo, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsRequestMethod,
-    ListPromptsResult, ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsResult,
+    CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
+    ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsRequestMethod, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsResult,
     PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference,
     ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams, SubscribeRequestParams,
     SubscriptionFilter, Tool, UnsubscribeRequestParams,
@@ -22,6 +22,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::json;
 use tracing::{Instrument, Span};
 
+use super::called;
 use super::message;
 use super::record::Record;
 use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
@@ -167,13 +168,8 @@ impl ServerHandler for McpHandler {
             Err(unknown) => Err(unknown),
         };
         let called = called.unwrap_or_else(Called::Refused);
-        note(&context, outcome(&called));
-        match called {
-            Called::Value(value) => Ok(CallToolResult::structured(value).into()),
-            Called::Failed(error) => Ok(CallToolResult::structured_error(error.into_envelope()).into()),
-            Called::Whole(response) => Ok(*response),
-            Called::Refused(error) => Err(error),
-        }
+        note(&context, called::outcome(&called));
+        called::answer(called)
     }
 
     async fn list_resources(
@@ -353,7 +349,7 @@ async fn guarded<T>(
         () = context.ct.cancelled() => Err(ErrorData::new(ErrorCode::INVALID_REQUEST, "the client cancelled the request", None)),
         // What panics must cost one request, not leave its client waiting for ever.
         result = AssertUnwindSafe(in_the_requests_log(context, running)).catch_unwind() => {
-            result.map_err(|_| ErrorData::internal_error("the server crashed on this request; this is a bug of the server", None))
+            result.map_err(|_| called::crashed())
         }
     }
 }
@@ -366,19 +362,6 @@ fn in_the_requests_log<T>(
     let parts = context.extensions.get::<http::request::Parts>();
     let followed = parts.and_then(|parts| parts.extensions.get::<Arc<Followed>>());
     running.instrument(followed.map_or_else(Span::none, |followed| followed.span().clone()))
-}
-
-fn outcome(called: &Called) -> Outcome {
-    match called {
-        Called::Value(_) => Outcome::Ok,
-        Called::Failed(error) if error.is_server_failure() => Outcome::ServerFailure,
-        Called::Failed(_) => Outcome::ToolError,
-        Called::Whole(response) => match response.as_ref() {
-            CallToolResponse::Complete(result) if result.is_error == Some(true) => Outcome::ToolError,
-            _ => Outcome::Ok,
-        },
-        Called::Refused(error) => Outcome::RpcError(error.code.0),
-    }
 }
 
 /// Tells the record how a request ended, and passes the result on.

@@ -26,7 +26,7 @@ const METHODS: &[&str] = &[
     TOOLS_CALL,
     "tools/list",
 ];
-const TOOLS_CALL: &str = "tools/call";
+pub(super) const TOOLS_CALL: &str = "tools/call";
 const LISTEN: &str = "subscriptions/listen";
 const PING: &str = "ping";
 /// Stands for whatever is not on a list.

@@ -7,7 +7,6 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -16,14 +15,12 @@ use futures::FutureExt;
 use http::header::{CONNECTION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use rmcp::model::{CallToolRequestParams, CallToolResponse};
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::endpoint::{Endpoint, REQUEST_MAX, read, refuse};
-use super::record::Record;
+use super::endpoint::{Endpoint, read};
 use crate::drain::OpenRequest;
 use crate::guard::Wanted;
 use crate::metrics::requests::{Operation, Outcome};
@@ -89,28 +86,15 @@ impl Endpoint {
         };
         let followed = Followed::of(&parts.extensions, &parts.headers);
         let observed = self.observer.begin(operation, followed, None, arrived);
-        let slot = match self.admission.admit(tool).await {
-            Ok(slot) => slot,
-            Err(overloaded) => {
-                observed.ended(Outcome::Shed, None);
-                return refuse(&overloaded);
-            }
+        let running = async {
+            let (status, outcome, value) = self.run(tool, arguments, parts).await;
+            let mut response = http::Response::new(Full::from(value.to_string()));
+            *response.status_mut() = status;
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(CONTENT_TYPE, json);
+            (outcome, response)
         };
-        let record = Arc::new(Record::new(observed, slot));
-        let deadline = arrived + REQUEST_MAX;
-        let Ok((status, outcome, value)) = timeout_at(deadline, self.run(tool, arguments, parts)).await else {
-            record.timed_out();
-            return (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response();
-        };
-        record.handled(outcome);
-        let response = (status, Json(value)).into_response();
-        let (head, body) = response.into_parts();
-        let body = match body.collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return failed(StatusCode::INTERNAL_SERVER_ERROR, ToolError::internal(&error)),
-        };
-        let body = Answer::of_request(Full::<Bytes>::new(body).boxed(), record, status, open, deadline);
-        Response::from_parts(head, Body::new(body))
+        self.work_here(observed, running, arrived, open).await
     }
 
     async fn run(

@@ -36,6 +36,12 @@ impl TraceContext {
         })
     }
 
+    /// The context in a JSON string.
+    #[must_use]
+    pub fn of_json(value: &RawValue) -> Option<Self> {
+        Self::parse(&serde_json::from_str::<String>(value.get()).ok()?)
+    }
+
     /// The context in the HTTP header.
     #[must_use]
     pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
@@ -73,8 +79,7 @@ struct Meta<'a> {
 pub fn carried_in(body: &[u8]) -> Option<TraceContext> {
     memmem::find(body, TRACEPARENT.as_bytes())?;
     let message: Message<'_> = serde_json::from_slice(body).ok()?;
-    let value = message.params?.meta?.traceparent?.get();
-    TraceContext::parse(&serde_json::from_str::<String>(value).ok()?)
+    TraceContext::of_json(message.params?.meta?.traceparent?)
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ type Run = Box<dyn Fn(CallToolRequestParams, CallContext) -> BoxFuture<'static, 
 struct Registered {
     definition: Tool,
     run: Run,
+    /// Whether it needs its arguments only, and gives JSON only.
+    is_plain: bool,
 }
 
 /// How a tool behaves, told to clients as hints.
@@ -98,7 +100,7 @@ impl ToolRegistry {
                 called.await.map_or_else(Called::Failed, Called::Value)
             })
         });
-        self.tools.insert(name, Registered { definition, run });
+        self.insert(name, definition, run, true);
         Ok(())
     }
 
@@ -123,7 +125,16 @@ impl ToolRegistry {
                 }
             })
         });
-        self.tools.insert(name, Registered { definition, run });
+        self.insert(name, definition, run, false);
+    }
+
+    fn insert(&mut self, name: &'static str, definition: Tool, run: Run, is_plain: bool) {
+        let registered = Registered {
+            definition,
+            run,
+            is_plain,
+        };
+        self.tools.insert(name, registered);
     }
 
     /// Whether there are no tools.
@@ -141,6 +152,14 @@ impl ToolRegistry {
     #[must_use]
     pub fn known_name(&self, name: &str) -> Option<&'static str> {
         self.tools.get_key_value(name).map(|(known, _)| *known)
+    }
+
+    /// As [`Self::known_name`], for tools that were added with [`Self::add`]: they neither see the MCP request nor tell its
+    /// client anything but their result.
+    #[must_use]
+    pub fn plain_name(&self, name: &str) -> Option<&'static str> {
+        let (known, registered) = self.tools.get_key_value(name)?;
+        registered.is_plain.then_some(*known)
     }
 
     /// Definitions of all tools, in the order of names.

@@ -21,6 +21,7 @@ mod clients;
 mod command_line;
 mod conformance;
 mod database_outage;
+mod direct;
 mod documentation;
 mod drain;
 mod health;

@@ -1,0 +1,96 @@
+//! Plain calls of tools are answered without rmcp, exactly as rmcp would.
+
+use mcp_server::server::Fixtures;
+use serde_json::{Value, json};
+
+use crate::support::server::{TestServer, settings};
+
+/// Status, type and text of an answer.
+type Answer = (u16, String, String);
+
+async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+    (response.status().as_u16(), kind, response.text().await.unwrap())
+}
+
+/// A call's `_meta` as clients send it.
+fn meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "progressToken": "p",
+    })
+}
+
+/// A client must not be able to tell which way its call took: a difference would be an error that comes and goes with a
+/// header.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ways_answer_the_same_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    settings.operation.fixtures = Fixtures::Load;
+    let server = TestServer::start(settings).await;
+    for (name, id, tool, arguments) in [
+        ("a value", json!(1), "echo", json!({"text": "hello"})),
+        (
+            "an id that is a text",
+            json!("a \"b\" ü"),
+            "echo",
+            json!({"text": "\u{1f600}\n\0"}),
+        ),
+        (
+            "an id that is large",
+            json!(i64::MAX),
+            "echo",
+            json!({"text": "x".repeat(5000)}),
+        ),
+        (
+            "an argument too many",
+            json!(2),
+            "echo",
+            json!({"text": "a", "more": [1, {"b": null}]}),
+        ),
+        ("no arguments", json!(3), "simulate_work", json!({})),
+        (
+            "the tool's own error",
+            json!(4),
+            "get_session",
+            json!({"session_id": "session_0123456789abcdef"}),
+        ),
+        ("arguments of wrong types", json!(5), "echo", json!({"text": 7})),
+        ("an argument missing", json!(6), "add_message", json!({})),
+    ] {
+        let params = json!({"name": tool, "arguments": arguments, "_meta": meta()});
+        let plain = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        // A member that nobody knows makes no difference to rmcp, and sends the call there.
+        let mut odd = plain.clone();
+        odd["x-odd"] = json!(true);
+        let call = |body: &Value, accept: &str| {
+            let request = server.client.modern("tools/call", json!({"name": tool})).json(body);
+            answer(request.header("accept", accept))
+        };
+        let both = "application/json, text/event-stream";
+        let (direct, by_rmcp) = (call(&plain, both).await, call(&odd, both).await);
+        assert_eq!(without_time(&direct), without_time(&by_rmcp), "{name}");
+        assert_eq!((direct.0, direct.1.as_str()), (200, "application/json"), "{name}");
+
+        let (status, kind, events) = call(&plain, "application/json;q=0.5, text/event-stream").await;
+        assert_eq!((status, kind.as_str()), (200, "text/event-stream"), "{name}");
+        let data = events.strip_prefix("data: ").and_then(|rest| rest.strip_suffix("\n\n"));
+        let only = (200, direct.1.clone(), data.expect("one event").to_owned());
+        assert_eq!(without_time(&only), without_time(&direct), "{name}");
+    }
+}
+
+/// The answer, with the moment that an error envelope names taken out.
+fn without_time((status, kind, text): &Answer) -> Answer {
+    let mut parts = text.split("timestamp");
+    let mut same = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // `":"2026-11-21T14:00:00.000000Z"`, with its quotation marks escaped or not
+        same += part.find(['Z', '}']).map_or(part, |end| &part[end..]);
+    }
+    (*status, kind.clone(), same)
+}
