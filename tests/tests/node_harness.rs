@@ -8,7 +8,7 @@ use kube::{
     Api,
     api::{DeleteParams, LogParams, PostParams},
 };
-use mcpscale_tests::{Cluster, TestResult, eventually, run_in_cluster};
+use mcpscale_tests::{Cluster, TestResult, eventually, images, run_in_cluster};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -142,6 +142,25 @@ fn node_a_pod_of_each_image_runs_under_restricted() -> TestResult {
         futures::future::join_all(runs).await;
         Ok(())
     })
+}
+
+/// Lost otherwise: a node that pulls an image of a system nobody uses, and an administrator who has to patch it.
+#[test]
+fn node_the_images_of_the_project_are_small() -> TestResult {
+    for bundle in images::all()? {
+        let limit = match bundle.name {
+            "mcp-server" | "operator" => 60_000_000,
+            _ => continue,
+        };
+        let size = std::fs::metadata(&bundle.archive)?.len();
+        println!("{}: {size} bytes", bundle.name);
+        assert!(
+            size < limit,
+            "the image {} has {size} bytes, the limit is {limit}",
+            bundle.name
+        );
+    }
+    Ok(())
 }
 
 /// Lost otherwise: manifests that a user's cluster refuses would pass here.

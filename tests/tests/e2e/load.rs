@@ -29,17 +29,12 @@ impl Load {
         Self { stop, task }
     }
 
-    /// Waits for its end.
-    pub async fn finish(self) -> Result<Report> {
-        let report = self.task.await??;
-        println!("{}", mcp_load::table(&report));
-        Ok(report)
-    }
-
     /// Ends it now.
     pub async fn stop(self) -> Result<Report> {
         self.stop.cancel();
-        self.finish().await
+        let report = self.task.await??;
+        println!("{}", mcp_load::table(&report));
+        Ok(report)
     }
 }
 

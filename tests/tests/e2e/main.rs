@@ -1,11 +1,13 @@
 //! The whole loop on a cluster with real pods: installed with Helm, used by real clients, under real load.
 //!
-//! `make test-e2e` runs some at the same time, and those in `alone` one after the other.
+//! `make test-e2e` runs some at the same time, then those in `disruption`, then those in `alone` one after the other. Tests
+//! begin in the order of their names: the longest, in `calm`, is the first.
 
 mod alone;
+mod calm;
 mod connections;
+mod disruption;
 mod lifecycle;
 mod load;
 mod serving;
-mod steady;
 mod support;
