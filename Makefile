@@ -54,10 +54,13 @@ bench-server: ## Measure the MCP server side by side with others (BENCH="--round
 bench-start: ## Measure how long the MCP server takes to be ready, and its size
 	@hack/bench-start
 
+bench-replicas: packages ## Measure on a cluster what two replicas of 250m do more than one
+	@cargo test --locked --workspace --test e2e -- --nocapture bench::
+
 doc: ## Build the API documentation of every crate
 	@cargo doc --locked --workspace --no-deps && echo "$(CARGO_TARGET_DIR)/doc/mcpscale/index.html"
 
 packages:
 	@tests/cluster/install-packages
 
-.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start doc packages
+.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas doc packages

@@ -130,6 +130,17 @@ pub async fn pods(client: &Client, namespace: &str, name: &str, component: &str)
 
 /// One call of a tool by a client of 2026-07-28; answers the tool's result object.
 pub async fn call(url: &str, tool: &str, arguments: Value) -> Result<Value> {
+    call_with(&http()?, url, tool, arguments).await
+}
+
+/// An HTTP client that no proxy comes between.
+pub fn http() -> Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10));
+    Ok(builder.build()?)
+}
+
+/// As [`call`], by a client that keeps its connections.
+pub async fn call_with(http: &reqwest::Client, url: &str, tool: &str, arguments: Value) -> Result<Value> {
     let body = json!({
         "jsonrpc": "2.0",
         "id": 1,
@@ -144,10 +155,7 @@ pub async fn call(url: &str, tool: &str, arguments: Value) -> Result<Value> {
             },
         },
     });
-    let response = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(10))
-        .build()?
+    let response = http
         .post(url)
         .header("accept", "application/json, text/event-stream")
         .header("mcp-protocol-version", "2026-07-28")
