@@ -95,7 +95,8 @@ fn count_panics() -> Arc<AtomicUsize> {
 
 /// Sends an input, and judges the answer by what holds for every answer.
 async fn answer(router: Router, input: Input) -> u16 {
-    let shown = input.shown();
+    let (shown, code) = (input.shown(), input.code());
+    let input_is_typed = input.is_typed();
     let request: Request<Body> = input.into();
     let Ok(response) = timeout(ANSWER, router.oneshot(request)).await else {
         panic!("no answer within {ANSWER:?} to {shown}");
@@ -103,6 +104,12 @@ async fn answer(router: Router, input: Input) -> u16 {
     let response = response.unwrap_or_else(|never| match never {});
     let status = response.status().as_u16();
     assert!(STATUSES.contains(&status), "{status} to {shown}");
+    // Unless it is too long, or comes when there is no slot.
+    assert!(
+        code.is_none() || [400, 413, 503].contains(&status),
+        "{status} to {shown}"
+    );
+    assert!(status != 415 || !input_is_typed, "{status} to {shown}");
     let packed = response.headers().contains_key("content-encoding");
     let kind = response
         .headers()
@@ -116,6 +123,14 @@ async fn answer(router: Router, input: Input) -> u16 {
             let parsed: Result<Value, _> = serde_json::from_slice(&body);
             let parsed = parsed.unwrap_or_else(|error| panic!("{error} in the answer {status} to {shown}"));
             assert!(parsed["jsonrpc"] == "2.0", "{parsed} to {shown}");
+            if status == 400
+                && let Some(code) = code
+            {
+                assert!(
+                    parsed["error"]["code"] == code && parsed["id"].is_null(),
+                    "{parsed} to {shown}"
+                );
+            }
         }
         _ => drop(whole(response, &shown).await),
     }

@@ -1,7 +1,6 @@
 //! The HTTP endpoint of MCP: decides what needs a slot, hands over to rmcp, and follows each answer to its end.
 
 use std::convert::Infallible;
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -30,6 +29,7 @@ use super::message::{self, Kind};
 use super::record::Record;
 use super::restore::Restoring;
 use super::sessions::SharedSessions;
+use super::unreadable;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
 use crate::auth::Principal;
 use crate::database::DatabaseError;
@@ -179,7 +179,7 @@ impl Endpoint {
             return refused;
         }
         let carried = carried_in(&body);
-        let request = http::Request::from_parts(parts, Full::new(body));
+        let request = http::Request::from_parts(parts, body);
         match kind {
             Kind::Request { method, tool } => {
                 let header = request
@@ -251,7 +251,7 @@ impl Endpoint {
     /// Serves a request that needs a slot.
     async fn work(
         &self,
-        mut request: http::Request<Full<Bytes>>,
+        mut request: http::Request<Bytes>,
         observed: Observed,
         arrived: Instant,
         open: OpenRequest,
@@ -305,12 +305,8 @@ impl Endpoint {
         response.map(|body| Body::new(Answer::of_message(body, open)))
     }
 
-    /// Gives a request to rmcp.
-    async fn hand_over<B>(&self, request: http::Request<B>) -> http::Response<BoxBody<Bytes, Infallible>>
-    where
-        B: hyper::body::Body + Send + 'static,
-        B::Error: Display,
-    {
+    /// Gives a POST to rmcp.
+    async fn hand_over(&self, request: http::Request<Bytes>) -> http::Response<BoxBody<Bytes, Infallible>> {
         // From 2026-07-28 on there are no sessions, and a session header means nothing.
         let session = text(request.headers(), "mcp-session-id").filter(|_| !is_modern(request.headers()));
         let session = session.map(str::to_owned);
@@ -318,7 +314,13 @@ impl Endpoint {
             Some(id) => self.restoring.turn(&self.sessions, &id).await,
             None => None,
         };
-        self.service.handle(request).await
+        let body = is_json(request.headers()).then(|| request.body().clone());
+        let response = self.service.handle(request.map(Full::new)).await;
+        match body {
+            // The type was right, so it is the content that rmcp could not read.
+            Some(body) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => unreadable::answer(&body),
+            _ => response,
+        }
     }
 }
 
@@ -348,6 +350,12 @@ fn is_modern(headers: &HeaderMap) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether the body is said to be JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let name = text(headers, CONTENT_TYPE.as_str()).and_then(|value| value.split(';').next());
+    name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// Reads a body of bounded size in bounded time.

@@ -18,6 +18,7 @@ mod rest;
 mod restore;
 pub mod sessions;
 mod subscriptions;
+mod unreadable;
 
 pub use endpoint::{Endpoint, Options};
 pub use handler::McpHandler;

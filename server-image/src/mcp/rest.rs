@@ -20,7 +20,7 @@ use rmcp::model::{CallToolRequestParams, CallToolResponse};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::endpoint::{Endpoint, read};
+use super::endpoint::{Endpoint, is_json, read};
 use crate::drain::OpenRequest;
 use crate::guard::Wanted;
 use crate::metrics::requests::{Operation, Outcome};
@@ -57,7 +57,7 @@ impl Endpoint {
         if let Some(refused) = self.guard.refuse(&parts, wanted).await {
             return refused;
         }
-        if !is_json(&parts) {
+        if !is_json(&parts.headers) {
             let error = ToolError::invalid("send the arguments as Content-Type: application/json", "Content-Type");
             return failed(StatusCode::UNSUPPORTED_MEDIA_TYPE, error);
         }
@@ -147,12 +147,6 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, Path(name): Path<String>,
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-fn is_json(parts: &Parts) -> bool {
-    let value = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = value.and_then(|value| value.split(';').next()).unwrap_or_default();
-    kind.trim().eq_ignore_ascii_case("application/json")
 }
 
 /// The arguments in a body; none for an empty one.

@@ -51,6 +51,7 @@ pub struct Input {
     path: String,
     headers: Vec<(&'static str, Vec<u8>)>,
     body: Vec<u8>,
+    wrong: Wrong,
 }
 
 const METHODS: &[&str] = &[
@@ -189,6 +190,7 @@ impl Input {
             path: "/mcp".to_owned(),
             headers: headers(random, wrong, &method, &name, &version),
             body,
+            wrong,
         };
         if wrong == Wrong::Head && random.one_in(4) {
             let methods = [
@@ -208,6 +210,21 @@ impl Input {
                 .clone_into(&mut input.path);
         }
         input
+    }
+
+    /// Whether its headers say beyond doubt that it is JSON.
+    pub fn is_typed(&self) -> bool {
+        self.wrong != Wrong::Head
+    }
+
+    /// The JSON-RPC error that it must be answered with, where that can be said: when nothing but its body is wrong, and
+    /// that is no JSON.
+    pub fn code(&self) -> Option<i64> {
+        let is_json = || {
+            let text = std::str::from_utf8(&self.body).ok();
+            text.is_some_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+        };
+        (self.wrong == Wrong::Body && !is_json()).then_some(-32700)
     }
 
     /// The input as a person can read it.

@@ -189,7 +189,7 @@ async fn mistakes_of_callers_are_no_errors_of_the_server() {
         ("create_session", "tool_error", "tools/call"),
         ("unknown", "-32602", "tools/call"),
         ("", "404", "other"),
-        ("", "415", "other"),
+        ("", "400", "other"),
     ] {
         let labels = [
             ("gen_ai_tool_name", tool),

@@ -63,16 +63,93 @@ async fn errors_have_the_documented_statuses_and_codes() {
             list().header("origin", "http://localhost:3000"),
             200,
         ),
-        ("no JSON", client.post().body("{"), 415),
         ("a giant", client.post().body(vec![b' '; 4 * 1024 * 1024 + 1]), 413),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+    }
+}
+
+/// The author of a client sees by the answer whether its headers, its JSON or its message is wrong; and a status that
+/// speaks of the type sends them looking in the wrong place.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_no_messages_are_told_apart() {
+    let (server, _folder) = start().await;
+    let client = &server.client;
+    let session = client.legacy_session().await;
+    let modern = || client.post().header("mcp-protocol-version", "2026-07-28");
+    for (name, body, code, id) in [
+        ("no JSON", "{", -32700, json!(null)),
+        ("nothing", "", -32700, json!(null)),
+        ("a number", "7", -32600, json!(null)),
         (
-            "a stream without session",
-            client.get().header("mcp-protocol-version", "2026-07-28"),
-            405,
+            "a list",
+            r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
+            -32600,
+            json!(null),
+        ),
+        ("no version", r#"{"id":7,"method":"tools/list"}"#, -32600, json!(7)),
+        (
+            "an odd id",
+            r#"{"jsonrpc":"2.0","id":[],"method":"tools/list"}"#,
+            -32600,
+            json!(null),
+        ),
+        (
+            "neither request nor answer",
+            r#"{"jsonrpc":"2.0","id":"a"}"#,
+            -32600,
+            json!("a"),
+        ),
+    ] {
+        for (era, request) in [
+            ("2026-07-28", modern()),
+            ("2025-11-25", session.post()),
+            ("none", client.post()),
+        ] {
+            let response = request.body(body).send().await.unwrap();
+            assert_eq!(response.status(), 400, "{name}, {era}");
+            assert_eq!(response.headers()["content-type"], "application/json", "{name}, {era}");
+            let answer: Value = response.json().await.unwrap();
+            assert_eq!(
+                (&answer["error"]["code"], &answer["id"]),
+                (&json!(code), &id),
+                "{name}, {era}"
+            );
+            assert_eq!(answer["jsonrpc"], "2.0", "{name}, {era}");
+        }
+    }
+    let raw = || {
+        reqwest::Client::new()
+            .post(format!("http://{}/mcp", server.server.mcp))
+            .body("{")
+    };
+    let (both, json) = ("application/json, text/event-stream", "application/json");
+    for (name, request, status) in [
+        ("no type", raw().header("accept", both), 415),
+        (
+            "another type",
+            raw().header("accept", both).header("content-type", "text/plain"),
+            415,
+        ),
+        (
+            "no answer accepted",
+            raw().header("accept", "text/html").header("content-type", json),
+            406,
+        ),
+        (
+            "half of the answers accepted",
+            raw().header("accept", json).header("content-type", json),
+            406,
         ),
     ] {
         assert_eq!(request.send().await.unwrap().status(), status, "{name}");
     }
+    let scrape = server.scrape().await;
+    assert_eq!(
+        scrape.sum("mcp_in_flight_requests", &[]),
+        Some(0.0),
+        "slots are given back"
+    );
 }
 
 /// Every replica must list the same tools in the same order, with how long the list may be kept.

@@ -184,6 +184,35 @@ async fn pages_of_the_internet_are_refused() {
     }
 }
 
+/// A body that is no JSON is the caller's mistake, and told in the same form as every other.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_not_json_are_explained() {
+    let rest = Rest::start(|_| {}).await;
+    for body in [
+        b"{".as_slice(),
+        b"{} {}",
+        b"7",
+        b"{\"purpose\":\"\xff\"}",
+        &[b'['; 100_000],
+    ] {
+        let request = rest.post("create_session").header("content-type", "application/json");
+        let (status, error) = answer(request.body(body.to_vec()).send().await.unwrap()).await;
+        assert_eq!(
+            (status.as_u16(), &error["success"], &error["code"]),
+            (400, &json!(false), &json!("INVALID_INPUT_FORMAT")),
+            "{error}"
+        );
+    }
+    let put = rest
+        .http
+        .put(format!("http://{}/mcp/tool/get_memory", rest.server.server.mcp));
+    let refused = put.send().await.unwrap();
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["allow"]),
+        (405, &"POST".parse().unwrap())
+    );
+}
+
 /// It is off unless asked for; it waits for slots as MCP does, and a drain waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_admitted_and_drained_like_mcp() {
