@@ -152,6 +152,54 @@ async fn bodies_that_are_no_messages_are_told_apart() {
     );
 }
 
+/// Clients learn by 405 that there is no stream and no session to be had, and by `Allow` what there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_era_has_its_methods() {
+    let (server, _folder) = start().await;
+    let session = server.client.legacy_session().await;
+    let url = format!("http://{}/mcp", server.server.mcp);
+    let http = reqwest::Client::new();
+    let (modern, legacy) = (Some("2026-07-28"), Some("2025-11-25"));
+    for (version, named, methods, allowed) in [
+        (
+            modern,
+            None,
+            &["GET", "DELETE", "PUT", "PATCH", "OPTIONS", "HEAD"][..],
+            "POST",
+        ),
+        (modern, Some(&session.id), &["GET", "DELETE"], "POST"),
+        (
+            legacy,
+            Some(&session.id),
+            &["PUT", "PATCH", "OPTIONS", "HEAD"],
+            "GET, POST, DELETE",
+        ),
+        (legacy, None, &["PUT", "PATCH"], "GET, POST, DELETE"),
+        (None, None, &["PUT", "PATCH"], "GET, POST, DELETE"),
+    ] {
+        for method in methods {
+            let mut request = http
+                .request(method.parse().unwrap(), &url)
+                .header("accept", "text/event-stream");
+            if let Some(version) = version {
+                request = request.header("mcp-protocol-version", version);
+            }
+            if let Some(session) = named {
+                request = request.header("mcp-session-id", session);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 405, "{method} of {version:?}");
+            assert_eq!(response.headers()["allow"], allowed, "{method} of {version:?}");
+        }
+    }
+    assert_eq!(
+        session.call("simulate_work", json!({})).await["success"],
+        true,
+        "the session is still there"
+    );
+    assert!(session.delete().await.status().is_success());
+}
+
 /// Every replica must list the same tools in the same order, with how long the list may be kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_and_tools() {
