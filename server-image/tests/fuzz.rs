@@ -54,7 +54,7 @@ async fn every_input_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
     // Sessions that inputs open must leave memory before there are hundreds of thousands.
-    settings.data.session_idle = Duration::from_secs(1);
+    settings.data.sessions.idle = Duration::from_secs(1);
     let server = TestServer::start(settings).await;
     let router = server.server.router();
     let (inputs, seed) = (setting("MCP_FUZZ_INPUTS", INPUTS), setting("MCP_FUZZ_SEED", 1));

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::database;
 use crate::database::InvalidTarget;
+use crate::mcp::sessions::Stay;
 use crate::server::Data;
 
 #[derive(Debug, Args)]
@@ -21,6 +22,10 @@ pub(super) struct Flags {
     /// in the database, and comes back with one query.
     #[arg(long, env = "MCP_SESSION_IDLE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     session_idle_seconds: u64,
+    /// Most sessions of clients up to 2025-11-25 in memory; beyond it those unused for longest leave it, within a second
+    /// or two. One with a call that runs stays all the same.
+    #[arg(long, env = "MCP_SESSIONS_MAX", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions_max: u32,
 }
 
 impl Flags {
@@ -28,7 +33,10 @@ impl Flags {
         Ok(Data {
             database: self.database.target(variable)?,
             redis_url: self.redis_url.clone(),
-            session_idle: Duration::from_secs(self.session_idle_seconds),
+            sessions: Stay {
+                idle: Duration::from_secs(self.session_idle_seconds),
+                max: usize::try_from(self.sessions_max).unwrap_or(usize::MAX),
+            },
         })
     }
 }

@@ -410,6 +410,7 @@ mod tests {
             (&["--database-url", "file.db"], "sqlite: or postgres://"),
             (&["--tuning-file", "/does/not/exist.json"], "/does/not/exist.json"),
             (&["--session-idle-seconds", "0"], "--session-idle-seconds"),
+            (&["--sessions-max", "0"], "--sessions-max"),
             (&["--api-key", " "], "--api-key (MCP_API_KEY) holds no key"),
             (&["--agent-keys-file", "/does/not/exist"], "/does/not/exist"),
             (&["--token-lifetime-seconds", "0"], "--token-lifetime-seconds"),

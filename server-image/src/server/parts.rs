@@ -98,7 +98,7 @@ impl Parts {
         let performance = Performance::default();
         let (catalog, chores) = catalog(settings, &data.database, &data.cache, &data.changes, &performance)?;
         let catalog = Arc::new(catalog);
-        let sessions = SharedSessions::new(&data.database, data.changes.clone(), settings.data.session_idle);
+        let sessions = SharedSessions::new(&data.database, data.changes.clone(), settings.data.sessions);
         let handler = McpHandler::new(
             Arc::clone(&catalog),
             data.changes.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::admission::adaptive::AdaptiveSettings;
 use crate::cache::CacheSettings;
 use crate::database::{DatabaseTarget, Pooler};
+use crate::mcp::sessions::Stay;
 use crate::mcp::{HostPolicy, Names, OriginPolicy};
 use crate::telemetry::TelemetrySettings;
 use crate::tools::shared_context::SharedContextSettings;
@@ -86,8 +87,8 @@ pub struct Data {
     pub database: DatabaseTarget,
     /// Redis, if there is one.
     pub redis_url: Option<String>,
-    /// Sessions of clients up to 2025-11-25 leave memory after this long without use.
-    pub session_idle: Duration,
+    /// How long, and how many, sessions of clients up to 2025-11-25 stay in memory.
+    pub sessions: Stay,
 }
 
 /// What decides about capacity besides the figures.

@@ -111,7 +111,7 @@ async fn unknown_and_ended_sessions_are_not_found() {
 async fn idle_sessions_leave_memory_and_come_back() {
     let url = SHARED.database().await;
     let mut settings = settings(&url);
-    settings.data.session_idle = Duration::from_millis(300);
+    settings.data.sessions.idle = Duration::from_millis(300);
     let server = TestServer::start(settings).await;
     let session = server.client.legacy_session().await;
     server.until_metric("mcp_active_sessions", 0.0).await;

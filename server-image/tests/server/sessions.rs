@@ -105,11 +105,39 @@ async fn nobody_reads_another_sessions_stream() {
 /// Taking a session out of memory must not take a call with it that runs longer than the session may be idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_call_keeps_its_session() {
-    let (a, _b) = two_replicas(|settings| settings.data.session_idle = Duration::from_millis(200)).await;
+    let (a, _b) = two_replicas(|settings| settings.data.sessions.idle = Duration::from_millis(200)).await;
     let session = a.client.legacy_session().await;
     let answer = session.call("simulate_work", json!({"io_ms": 1500})).await;
     assert_eq!(answer["success"], true);
     a.until_metric("mcp_active_sessions", 0.0).await;
+}
+
+/// Clients that open sessions and never come back must not fill the memory of all; and those that do come back must not
+/// notice that theirs was not in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_sessions_leave_memory_and_come_back() {
+    let mut settings = settings(&SHARED.database().await);
+    settings.data.sessions.max = 3;
+    let server = TestServer::start(settings).await;
+    let mut sessions = Vec::new();
+    let working = server.client.legacy_session().await;
+    let call = working.tool("simulate_work", &json!({"io_ms": 4000}));
+    let call = tokio::spawn(async move { call.send().await.unwrap().text().await.unwrap() });
+    server.until_metric("mcp_in_flight_requests", 1.0).await;
+    for _ in 0..6 {
+        sessions.push(server.client.legacy_session().await);
+    }
+    server.until_metric("mcp_active_sessions", 3.0).await;
+    assert!(!call.is_finished(), "the call outlasts what leaves memory");
+    for _ in 0..3 {
+        let calls = sessions.iter().map(|session| session.call("simulate_work", json!({})));
+        for answer in futures::future::join_all(calls).await {
+            assert_eq!(answer["success"], true);
+        }
+    }
+    let answer = last_event(&call.await.unwrap());
+    assert_eq!(answer["result"]["structuredContent"]["success"], true, "{answer}");
+    server.until_metric("mcp_active_sessions", 3.0).await;
 }
 
 /// A user who presses "stop" means the call, not the replica that the click happens to reach.

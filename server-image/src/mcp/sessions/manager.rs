@@ -6,7 +6,6 @@
 //! store for the first; with it, however, every message of every call is a write to the database, and requests of
 //! 2026-07-28 no longer end when their client disconnects.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,12 +29,16 @@ use super::ids::Place;
 use super::log::ClientLog;
 use super::replay::{Replay, Replays, whole};
 use super::store::{Owner, SessionRecords};
+use super::uses::{Stay, Uses};
 use crate::changes::{Changes, Topic};
 use crate::database::{Database, DatabaseError};
 use crate::lock;
 
 /// Logs of one call that wait to be sent.
 const LOGS_WAITING: usize = 16;
+/// Shortest and longest time between two looks at which sessions must leave memory.
+const LOOK_SHORTEST: Duration = Duration::from_millis(50);
+const LOOK_LONGEST: Duration = Duration::from_secs(1);
 /// How often the database is tidied.
 const TIDY: Duration = Duration::from_mins(1);
 
@@ -46,7 +49,7 @@ pub struct SharedSessions {
     pub(super) changes: Changes,
     pub(super) replica: String,
     pub(super) carrier: Carrier,
-    idle: Duration,
+    stay: Stay,
 }
 
 /// What carries the messages of calls. Cheap to clone.
@@ -54,32 +57,13 @@ pub struct SharedSessions {
 pub(super) struct Carrier {
     pub(super) replays: Arc<Replays>,
     pub(super) exchange: Option<Arc<Exchange>>,
-    uses: Arc<Mutex<HashMap<SessionId, Use>>>,
-}
-
-/// How a session in memory is used.
-#[derive(Debug)]
-struct Use {
-    running: usize,
-    last: Instant,
-    /// Whose session it is, if that is known already; see [`SessionRecords::owner`].
-    owner: Option<Owner>,
-}
-
-impl Default for Use {
-    fn default() -> Self {
-        Self {
-            running: 0,
-            last: Instant::now(),
-            owner: None,
-        }
-    }
+    uses: Arc<Mutex<Uses>>,
 }
 
 impl SharedSessions {
-    /// Sessions of `database`; those that nobody uses for `idle` leave memory.
+    /// Sessions of `database`, in memory as `stay` says.
     #[must_use]
-    pub fn new(database: &Database, changes: Changes, idle: Duration) -> Arc<Self> {
+    pub fn new(database: &Database, changes: Changes, stay: Stay) -> Arc<Self> {
         let mut local = LocalSessionManager::default();
         // Idle sessions are let go here: rmcp would also end one whose only call takes that long.
         local.session_config.keep_alive = None;
@@ -103,7 +87,7 @@ impl SharedSessions {
                 exchange,
                 uses: Arc::default(),
             },
-            idle,
+            stay,
         })
     }
 
@@ -121,16 +105,14 @@ impl SharedSessions {
 
     /// Whether the session is in memory. If so, it stays for now.
     pub(in crate::mcp) async fn is_here(&self, id: &str) -> bool {
-        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
-            used.last = Instant::now();
-        }
+        lock(&self.carrier.uses).touched(id);
         self.local.has_session(&id.into()).await.unwrap_or(false)
     }
 
     /// Whether a request of `caller` may name the session: only of whoever opened it. An unknown session is nobody's,
     /// and told so elsewhere.
     pub(in crate::mcp) async fn is_of(&self, id: &str, caller: Option<&str>) -> Result<bool, DatabaseError> {
-        let known = lock(&self.carrier.uses).get(id).and_then(|used| used.owner.clone());
+        let known = lock(&self.carrier.uses).owner(id);
         let owner = match known {
             Some(owner) => owner,
             None => match self.records.owner(id).await? {
@@ -139,18 +121,14 @@ impl SharedSessions {
             },
         };
         let is_of_caller = owner.is(caller);
-        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
-            used.owner = Some(owner);
-        }
+        lock(&self.carrier.uses).set_owner(id, owner);
         Ok(is_of_caller)
     }
 
     /// Notes that `caller` has just opened the session.
     pub(in crate::mcp) async fn opened_by(&self, id: &str, caller: &str) -> Result<(), DatabaseError> {
         self.records.set_owner(id, caller).await?;
-        if let Some(used) = lock(&self.carrier.uses).get_mut(id) {
-            used.owner = Some(Owner::Caller(caller.to_owned()));
-        }
+        lock(&self.carrier.uses).set_owner(id, Owner::Caller(caller.to_owned()));
         Ok(())
     }
 
@@ -167,33 +145,28 @@ impl SharedSessions {
         tokio::join!(self.let_go(), self.tidy(), self.read_letters());
     }
 
-    /// Lets go of sessions that nobody uses.
+    /// Lets go of sessions that must leave memory.
     async fn let_go(&self) {
-        let pause = (self.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+        let pause = (self.stay.idle / 4).clamp(LOOK_SHORTEST, LOOK_LONGEST);
         loop {
             sleep(pause).await;
             self.carrier.replays.tidy();
-            for id in self.unused() {
-                if let Err(error) = self.close_session(&id).await {
+            let leaving = lock(&self.carrier.uses).to_let_go(self.stay, Instant::now());
+            for id in leaving {
+                // Others were closed meanwhile, and somebody may have come for this one.
+                let may_leave = lock(&self.carrier.uses).may_leave(&id, self.stay, Instant::now());
+                if may_leave && let Err(error) = self.close_session(&id).await {
                     tracing::debug!(%error, "cannot close an idle session");
                 }
             }
         }
     }
 
-    fn unused(&self) -> Vec<SessionId> {
-        let uses = lock(&self.carrier.uses);
-        let unused = uses
-            .iter()
-            .filter(|(_, used)| used.running == 0 && used.last.elapsed() >= self.idle);
-        unused.map(|(id, _)| SessionId::clone(id)).collect()
-    }
-
     async fn tidy(&self) {
         loop {
             sleep(TIDY).await;
             let in_use = lock(&self.carrier.uses)
-                .keys()
+                .ids()
                 .map(|id| id.as_ref().to_owned())
                 .collect();
             let mut tidied = self.records.tidy(in_use).await;
@@ -283,23 +256,13 @@ impl Carrier {
         }
         self.replays.ended(&replay);
         self.copy_on(&replay).await;
-        if let Some(used) = lock(&self.uses).get_mut(replay.session.as_str()) {
-            used.running = used.running.saturating_sub(1);
-            used.last = Instant::now();
-        }
+        lock(&self.uses).call_ended(&replay.session);
     }
 
     async fn copy_on(&self, replay: &Replay) {
         if let Some(exchange) = &self.exchange {
             copy(replay, exchange).await;
         }
-    }
-
-    fn begin(&self, id: &SessionId) {
-        let mut all = lock(&self.uses);
-        let used = all.entry(SessionId::clone(id)).or_default();
-        used.running += 1;
-        used.last = Instant::now();
     }
 }
 
@@ -375,11 +338,7 @@ impl SessionManager for SharedSessions {
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
         let (id, transport) = self.local.create_session().await?;
         // Nobody else knows the id before the answer, and before that it is known who asked.
-        let opened = Use {
-            owner: Some(Owner::Anonymous),
-            ..Use::default()
-        };
-        lock(&self.carrier.uses).insert(SessionId::clone(&id), opened);
+        lock(&self.carrier.uses).opened(&id, Owner::Anonymous);
         Ok((id, transport))
     }
 
@@ -396,7 +355,7 @@ impl SessionManager for SharedSessions {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
-        lock(&self.carrier.uses).remove(id);
+        lock(&self.carrier.uses).removed(id);
         self.local.close_session(id).await
     }
 
@@ -416,7 +375,7 @@ impl SessionManager for SharedSessions {
             });
         }
         let messages = self.local.create_stream(id, message).await?;
-        self.carrier.begin(id);
+        lock(&self.carrier.uses).call_began(id);
         let replay = self.carrier.replays.open(&self.replica, id);
         tokio::spawn(self.carrier.clone().carry(Arc::clone(&replay), messages, logs));
         Ok(whole(replay))
@@ -464,7 +423,7 @@ impl SessionManager for SharedSessions {
     }
 
     async fn restore_session(&self, id: SessionId) -> Result<RestoreOutcome<Self::Transport>, Self::Error> {
-        lock(&self.carrier.uses).entry(SessionId::clone(&id)).or_default();
+        lock(&self.carrier.uses).restored(&id);
         self.local.restore_session(id).await
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp_server::cache::CacheSettings;
+use mcp_server::mcp::sessions::Stay;
 use mcp_server::mcp::{HostPolicy, Names, OriginPolicy};
 use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, Settings};
 use mcp_server::telemetry::TelemetrySettings;
@@ -44,7 +45,10 @@ pub fn settings(database_url: &str) -> Settings {
         data: Data {
             database: database_url.parse().unwrap(),
             redis_url: None,
-            session_idle: Duration::from_mins(5),
+            sessions: Stay {
+                idle: Duration::from_mins(5),
+                max: 10_000,
+            },
         },
         tuning: Tuning {
             pool_max: 4,
