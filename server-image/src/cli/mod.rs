@@ -323,6 +323,7 @@ mod tests {
     use crate::mcp::hosts::Place;
     use crate::mcp::{HostPolicy, OriginPolicy};
     use crate::server::Fixtures;
+    use crate::tools::shared_context::limits::Quotas;
     use clap::CommandFactory;
 
     fn settings(flags: &[&str]) -> Result<Settings, String> {
@@ -351,6 +352,8 @@ mod tests {
         );
         assert_eq!(network.names.origins, OriginPolicy::Loopback);
         assert_eq!(settings.operation.fixtures, Fixtures::None);
+        assert_eq!(settings.limits.failures, crate::limits::FAILURES);
+        assert_eq!(settings.shared_context.quotas, Quotas::default(), "the documented ones");
     }
 
     /// A pod behind a Service is called by names it cannot know; on loopback, foreign names are an attack.
@@ -450,6 +453,11 @@ mod tests {
             (&["--session-retention-days", "0"], "--session-retention-days"),
             (&["--cleanup-interval", "0"], "--cleanup-interval"),
         ] {
+            (&["--max-memory-size-mb", "0"], "--max-memory-size-mb"),
+            (
+                &["--max-messages-per-session", "3000000000"],
+                "--max-messages-per-session",
+            ),
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::{ApiKeys, InvalidApiKeys, RetentionSettings, SharedContextSettings};
 
 #[derive(Args)]
@@ -34,6 +35,26 @@ pub(super) struct Flags {
     /// Seconds between two rounds in which what has ended is removed.
     #[arg(long, env = "MCP_CLEANUP_INTERVAL", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     cleanup_interval: u64,
+    /// Sessions an agent may have in use at once; callers without a name have no limits of their own.
+    #[arg(long, env = "MCP_MAX_SESSIONS_PER_AGENT", default_value_t = 50, value_parser = most())]
+    max_sessions_per_agent: u32,
+    /// Seconds after which an unused session no longer counts among them.
+    #[arg(long, env = "MCP_SESSION_TIMEOUT", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    session_timeout: u64,
+    /// Messages of a session.
+    #[arg(long, env = "MCP_MAX_MESSAGES_PER_SESSION", default_value_t = 10_000, value_parser = most())]
+    max_messages_per_session: u32,
+    /// Live memory entries of an agent.
+    #[arg(long, env = "MCP_MAX_MEMORY_ENTRIES_PER_AGENT", default_value_t = 1_000, value_parser = most())]
+    max_memory_entries_per_agent: u32,
+    /// Size of all live memory entries of an agent, in MiB.
+    #[arg(long, env = "MCP_MAX_MEMORY_SIZE_MB", default_value_t = 100, value_parser = most())]
+    max_memory_size_mb: u32,
+}
+
+/// What a database's 32-bit counter of messages can count to.
+fn most() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1_000_000_000)
 }
 
 fn days() -> clap::builder::RangedU64ValueParser {
@@ -54,6 +75,13 @@ impl Flags {
                 inactive_session: days_long(self.inactive_session_retention_days),
                 closed_session: days_long(self.session_retention_days),
                 audit_log: days_long(self.audit_log_retention_days),
+            },
+            quotas: Quotas {
+                messages_per_session: i32::try_from(self.max_messages_per_session).unwrap_or(i32::MAX),
+                sessions_per_agent: self.max_sessions_per_agent.into(),
+                session_timeout: Duration::from_secs(self.session_timeout),
+                memory_entries_per_agent: self.max_memory_entries_per_agent.into(),
+                memory_bytes_per_agent: i64::from(self.max_memory_size_mb) * 1024 * 1024,
             },
         })
     }

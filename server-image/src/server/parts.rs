@@ -248,7 +248,10 @@ pub(crate) fn catalog(
     performance: &Performance,
 ) -> Result<(Catalog, Chores), StartError> {
     let mut catalog = Catalog::default();
-    let storage = shared_context::cached(shared_context::open(database), cache.clone());
+    let storage = shared_context::cached(
+        shared_context::open(database, settings.shared_context.quotas),
+        cache.clone(),
+    );
     let (toolset, chores) = SharedContext::new(storage, &settings.shared_context, changes.clone(), performance.clone());
     toolset.register(&mut catalog)?;
     let key = settings.network.request_state_key.as_ref();

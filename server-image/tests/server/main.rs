@@ -33,6 +33,7 @@ mod plans;
 mod pool;
 mod protocol;
 mod rapidfuzz;
+mod quotas;
 mod rate_limits;
 mod replicas;
 mod report;

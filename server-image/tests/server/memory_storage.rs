@@ -232,7 +232,7 @@ async fn memory_is_limited_per_agent() {
                 .await;
         let full = additions
             .iter()
-            .filter(|result| matches!(result, Err(StorageError::MemoryFull)))
+            .filter(|result| matches!(result, Err(StorageError::MemoryFull { .. })))
             .count();
         assert_eq!(
             (full, additions.iter().filter(|result| result.is_ok()).count()),
@@ -256,7 +256,7 @@ async fn memory_is_limited_per_agent() {
         let large = "UPDATE agent_memory SET size_bytes = 100 * 1024 * 1024 - 10 WHERE agent_id = 'bob'";
         database.execute(large, large).await;
         let refused = storage.set_memory(entry("bob", None, "k", json!("0123456789"))).await;
-        assert!(matches!(refused, Err(StorageError::MemoryFull)), "{kind}: bytes");
+        assert!(matches!(refused, Err(StorageError::MemoryFull { .. })), "{kind}: bytes");
         storage
             .set_memory(entry("bob", None, "k", json!(1)))
             .await

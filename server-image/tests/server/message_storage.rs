@@ -316,7 +316,7 @@ async fn full_closed_and_unknown_sessions_take_no_messages() {
         let results = join_all(additions).await;
         let full = results
             .iter()
-            .filter(|result| matches!(result, Err(StorageError::SessionFull)))
+            .filter(|result| matches!(result, Err(StorageError::SessionFull { .. })))
             .count();
         assert_eq!(
             (full, contents(storage, query(&session, "ann")).await.len()),
@@ -348,7 +348,7 @@ async fn an_agent_has_at_most_fifty_sessions_in_use() {
         assert!(
             results
                 .iter()
-                .all(|result| matches!(result, Ok(_) | Err(StorageError::TooManySessions))),
+                .all(|result| matches!(result, Ok(_) | Err(StorageError::TooManySessions { .. }))),
             "{kind}"
         );
         storage

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{
     self, Agent, BATCH, Cleaning, MemoryQuery, MemoryScope, MessageQuery, NewMemory, NewMessage, NewSession, NewToken,
     Permission, Refusal, Storage, TokenHash, Visibility,
@@ -175,7 +176,7 @@ async fn no_call_scans_a_table() {
     assert_eq!(before.len(), 5);
 
     let database = open(&target).await;
-    let storage = shared_context::open(&database);
+    let storage = shared_context::open(&database, Quotas::default());
     for round in 0..TIMES {
         run_everything(&*storage, round).await;
     }

@@ -112,35 +112,28 @@ pub(super) fn explain(error: StorageError) -> ToolError {
             "the session is closed",
             &["Create a new one with create_session"],
         ),
-        StorageError::SessionFull => ToolError::new(
+        StorageError::SessionFull { max } => ToolError::new(
             "MESSAGE_LIMIT_EXCEEDED",
-            format!(
-                "the session has {} messages, as many as it may",
-                limits::MESSAGES_PER_SESSION
-            ),
+            format!("the session has {max} messages, as many as it may"),
             &["Go on in a new session"],
         ),
         StorageError::ParentNotFound => ToolError::invalid(
             "parent_message_id names no message of this session that you may read",
             "parent_message_id",
         ),
-        StorageError::TooManySessions => ToolError::new(
+        StorageError::TooManySessions { max, timeout } => ToolError::new(
             "SESSION_LIMIT_EXCEEDED",
-            format!(
-                "this agent has {} sessions in use, as many as it may",
-                limits::SESSIONS_PER_AGENT
-            ),
+            format!("this agent has {max} sessions in use, as many as it may"),
             &[
                 "Use an existing session",
-                "A session not used for an hour no longer counts",
+                &format!("A session not used for {} s no longer counts", timeout.as_secs()),
             ],
         ),
-        StorageError::MemoryFull => ToolError::new(
+        StorageError::MemoryFull { entries, bytes } => ToolError::new(
             "MEMORY_LIMIT_EXCEEDED",
             format!(
-                "this agent's memory is full: at most {} entries and {} MiB",
-                limits::MEMORY_ENTRIES_PER_AGENT,
-                limits::MEMORY_BYTES_PER_AGENT / (1024 * 1024)
+                "this agent's memory is full: at most {entries} entries and {} MiB",
+                bytes / (1024 * 1024)
             ),
             &["Overwrite entries you no longer need", "Give entries an expiry"],
         ),

@@ -1,5 +1,35 @@
 //! The documented limits. Lengths of text are in characters, sizes in bytes of the JSON text.
 
+use std::time::Duration;
+
+/// How much a session, and a named agent, may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas {
+    /// Messages per session.
+    pub messages_per_session: i32,
+    /// Sessions a named agent may have in use at once.
+    pub sessions_per_agent: i64,
+    /// After this time without use a session no longer counts against its creator.
+    pub session_timeout: Duration,
+    /// Live memory entries of a named agent.
+    pub memory_entries_per_agent: i64,
+    /// Size of all live memory entries of a named agent.
+    pub memory_bytes_per_agent: i64,
+}
+
+impl Default for Quotas {
+    /// The documented ones.
+    fn default() -> Self {
+        Self {
+            messages_per_session: 10_000,
+            sessions_per_agent: 50,
+            session_timeout: Duration::from_hours(1),
+            memory_entries_per_agent: 1_000,
+            memory_bytes_per_agent: 100 * 1024 * 1024,
+        }
+    }
+}
+
 /// Longest agent id.
 pub const AGENT_ID_MAX: usize = 100;
 /// Longest type of an agent.
@@ -14,16 +44,6 @@ pub const METADATA_BYTES_MAX: usize = 10 * 1024;
 pub const KEY_MAX: usize = 255;
 /// Longest life of a memory entry with an expiry, in seconds: one year.
 pub const EXPIRES_IN_MAX: i64 = 365 * 24 * 3600;
-/// Messages per session.
-pub const MESSAGES_PER_SESSION: i32 = 10_000;
-/// Sessions a named agent may have in use at once; one not used for [`SESSION_TIMEOUT_SECONDS`] does not count.
-pub const SESSIONS_PER_AGENT: i64 = 50;
-/// After this time without use a session no longer counts against its creator, in seconds.
-pub const SESSION_TIMEOUT_SECONDS: i64 = 3_600;
-/// Live memory entries of a named agent.
-pub const MEMORY_ENTRIES_PER_AGENT: i64 = 1_000;
-/// Size of all live memory entries of a named agent.
-pub const MEMORY_BYTES_PER_AGENT: i64 = 100 * 1024 * 1024;
 /// Most messages in one page.
 pub const PAGE_MAX: i64 = 1_000;
 /// Messages in a page unless asked otherwise.

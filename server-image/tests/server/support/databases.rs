@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{self, Storage};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -36,7 +37,7 @@ async fn open(kind: &'static str, url: String, folder: Option<TempDir>) -> TestD
     database.migrate(shared_context::MIGRATIONS).await.unwrap();
     TestDatabase {
         kind,
-        storage: shared_context::open(&database),
+        storage: shared_context::open(&database, Quotas::default()),
         url,
         _folder: folder,
     }

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::audit::Refusal;
+use super::limits::Quotas;
 use super::model::{
     Agent, ListedMemory, MemoryEntry, MemoryQuery, MessagePage, NewMemory, NewMessage, NewSession, NewToken,
     SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
@@ -52,16 +53,29 @@ pub enum StorageError {
     SessionClosed,
     /// The session has as many messages as it may.
     #[error("the session is full")]
-    SessionFull,
+    SessionFull {
+        /// How many that is.
+        max: i32,
+    },
     /// The message to answer does not exist in this session, or the caller may not read it.
     #[error("parent message not found")]
     ParentNotFound,
     /// The agent has as many sessions in use as it may.
     #[error("too many sessions")]
-    TooManySessions,
+    TooManySessions {
+        /// How many that is.
+        max: i64,
+        /// One that is not used for this long no longer counts.
+        timeout: Duration,
+    },
     /// The agent's memory is full.
     #[error("memory full")]
-    MemoryFull,
+    MemoryFull {
+        /// Most entries.
+        entries: i64,
+        /// Most bytes.
+        bytes: i64,
+    },
     /// The key is taken and must not be overwritten.
     #[error("key exists")]
     KeyExists,
@@ -215,12 +229,34 @@ pub trait Storage: Sessions + Messages + Memory + Search + StoredTokens + AuditL
 
 impl<Kind: Sessions + Messages + Memory + Search + StoredTokens + AuditLog + Retention> Storage for Kind {}
 
-/// The storage for a database.
+impl Quotas {
+    const fn session_full(&self) -> StorageError {
+        StorageError::SessionFull {
+            max: self.messages_per_session,
+        }
+    }
+
+    const fn too_many_sessions(&self) -> StorageError {
+        StorageError::TooManySessions {
+            max: self.sessions_per_agent,
+            timeout: self.session_timeout,
+        }
+    }
+
+    const fn memory_full(&self) -> StorageError {
+        StorageError::MemoryFull {
+            entries: self.memory_entries_per_agent,
+            bytes: self.memory_bytes_per_agent,
+        }
+    }
+}
+
+/// The storage for a database, which holds as much as `quotas` allow.
 #[must_use]
-pub fn open(database: &Database) -> Arc<dyn Storage> {
+pub fn open(database: &Database, quotas: Quotas) -> Arc<dyn Storage> {
     match database {
-        Database::Postgres(database) => Arc::new(postgres::PostgresStorage::new(database.clone())),
-        Database::Sqlite(database) => Arc::new(sqlite::SqliteStorage::new(database.clone())),
+        Database::Postgres(database) => Arc::new(postgres::PostgresStorage::new(database.clone(), quotas)),
+        Database::Sqlite(database) => Arc::new(sqlite::SqliteStorage::new(database.clone(), quotas)),
     }
 }
 

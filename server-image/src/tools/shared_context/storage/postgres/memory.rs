@@ -5,7 +5,6 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::{PostgresStorage, missing_session, seconds};
-use crate::tools::shared_context::limits;
 use crate::tools::shared_context::model::{
     ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, NewMemory, StoredMemory,
 };
@@ -56,8 +55,8 @@ impl Memory for PostgresStorage {
             &size,
             &expires_in,
             &entry.overwrite,
-            &limits::MEMORY_ENTRIES_PER_AGENT,
-            &limits::MEMORY_BYTES_PER_AGENT,
+            &self.quotas.memory_entries_per_agent,
+            &self.quotas.memory_bytes_per_agent,
         ];
         let set = set(entry.has_quota);
         let row = if entry.has_quota {
@@ -67,9 +66,9 @@ impl Memory for PostgresStorage {
         } else {
             connection.query_opt(&set, &parameters).await.map_err(missing_session)?
         };
-        let row = row.ok_or(StorageError::MemoryFull)?;
+        let row = row.ok_or_else(|| self.quotas.memory_full())?;
         if !row.try_get::<_, bool>(0)? {
-            return Err(StorageError::MemoryFull);
+            return Err(self.quotas.memory_full());
         }
         Ok(StoredMemory {
             updated_at: row.try_get::<_, Option<_>>(1)?.ok_or(StorageError::KeyExists)?,

@@ -5,7 +5,7 @@ use futures::future::try_join;
 
 use super::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
 use crate::database::PostgresConnection;
-use crate::tools::shared_context::limits;
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{MessagePage, NewMessage, StoredMessage, Visibility};
 use crate::tools::shared_context::storage::{MessageQuery, Messages, StorageError, to_text};
 
@@ -36,7 +36,7 @@ impl Messages for PostgresStorage {
                     &message.sender.id,
                     &message.sender.agent_type,
                     &message.sender.is_admin,
-                    &limits::MESSAGES_PER_SESSION,
+                    &self.quotas.messages_per_session,
                     &message.parent_message_id,
                     &message.content,
                     &message.visibility.as_str(),
@@ -49,7 +49,7 @@ impl Messages for PostgresStorage {
                 id: row.try_get(0)?,
                 timestamp: row.try_get(1)?,
             }),
-            None => Err(why_not_added(&connection, &message.session_id).await?),
+            None => Err(why_not_added(&connection, &message.session_id, self.quotas).await?),
         }
     }
 
@@ -102,7 +102,11 @@ impl Messages for PostgresStorage {
 }
 
 /// Finds out which condition of the insertion did not hold.
-async fn why_not_added(connection: &PostgresConnection, session_id: &str) -> Result<StorageError, StorageError> {
+async fn why_not_added(
+    connection: &PostgresConnection,
+    session_id: &str,
+    quotas: Quotas,
+) -> Result<StorageError, StorageError> {
     let session = connection
         .query_opt(
             "SELECT is_active, message_count FROM sessions WHERE id = $1",
@@ -112,7 +116,7 @@ async fn why_not_added(connection: &PostgresConnection, session_id: &str) -> Res
     Ok(match session {
         None => StorageError::SessionNotFound,
         Some(row) if !row.try_get::<_, bool>(0)? => StorageError::SessionClosed,
-        Some(row) if row.try_get::<_, i32>(1)? >= limits::MESSAGES_PER_SESSION => StorageError::SessionFull,
+        Some(row) if row.try_get::<_, i32>(1)? >= quotas.messages_per_session => quotas.session_full(),
         Some(_) => StorageError::ParentNotFound,
     })
 }

@@ -11,15 +11,17 @@ use tokio_postgres::Row;
 
 use super::{StorageError, from_text};
 use crate::database::{DatabaseError, PostgresDatabase};
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::Message;
 
 pub(in crate::tools::shared_context) struct PostgresStorage {
     pub(in crate::tools::shared_context) database: PostgresDatabase,
+    quotas: Quotas,
 }
 
 impl PostgresStorage {
-    pub(super) const fn new(database: PostgresDatabase) -> Self {
-        Self { database }
+    pub(super) const fn new(database: PostgresDatabase, quotas: Quotas) -> Self {
+        Self { database, quotas }
     }
 }
 

@@ -3,8 +3,7 @@
 use async_trait::async_trait;
 use futures::future::try_join;
 
-use super::{MESSAGE_COLUMNS, PostgresStorage, message, seconds, visible};
-use crate::tools::shared_context::limits;
+use super::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
 use crate::tools::shared_context::model::{Agent, NewSession, SessionHeader, SessionView};
 use crate::tools::shared_context::storage::{Sessions, StorageError, from_text, to_text};
 
@@ -26,7 +25,7 @@ impl Sessions for PostgresStorage {
     async fn create_session(&self, session: NewSession, has_quota: bool) -> Result<SessionHeader, StorageError> {
         let connection = self.database.connection().await?;
         let metadata = to_text(session.metadata.as_ref());
-        let timeout = seconds(limits::SESSION_TIMEOUT_SECONDS);
+        let timeout = self.quotas.session_timeout.as_secs_f64();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] = [
             &session.id,
             &session.purpose,
@@ -34,7 +33,7 @@ impl Sessions for PostgresStorage {
             &metadata,
             &has_quota,
             &timeout,
-            &limits::SESSIONS_PER_AGENT,
+            &self.quotas.sessions_per_agent,
         ];
         let row = if has_quota {
             let statements = [(ONE_AT_A_TIME, &[&session.created_by as _][..]), (CREATE, &parameters)];
@@ -46,7 +45,7 @@ impl Sessions for PostgresStorage {
         } else {
             connection.query_opt(CREATE, &parameters).await?
         };
-        let created_at = row.ok_or(StorageError::TooManySessions)?.try_get(0)?;
+        let created_at = row.ok_or_else(|| self.quotas.too_many_sessions())?.try_get(0)?;
         let NewSession {
             id,
             purpose,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
 use super::{Audited, SqliteStorage, audit, missing_session, now, time};
-use crate::tools::shared_context::limits;
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{
     ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, NewMemory, StoredMemory,
 };
@@ -13,8 +13,9 @@ use crate::tools::shared_context::storage::{Memory, StorageError, from_text, mem
 #[async_trait]
 impl Memory for SqliteStorage {
     async fn set_memory(&self, entry: NewMemory) -> Result<StoredMemory, StorageError> {
+        let quotas = self.quotas;
         self.database
-            .write(move |transaction| set_memory(transaction, &entry))
+            .write(move |transaction| set_memory(transaction, &entry, quotas))
             .await
     }
 
@@ -37,13 +38,17 @@ impl Memory for SqliteStorage {
     }
 }
 
-pub(super) fn set_memory(connection: &Connection, entry: &NewMemory) -> Result<StoredMemory, StorageError> {
+pub(super) fn set_memory(
+    connection: &Connection,
+    entry: &NewMemory,
+    quotas: Quotas,
+) -> Result<StoredMemory, StorageError> {
     let now = now();
     let value = entry.value.to_string();
     let metadata = to_text(entry.metadata.as_ref());
     let size = memory_size(entry, &value, metadata.as_deref());
-    if entry.has_quota && !fits(connection, entry, size, now)? {
-        return Err(StorageError::MemoryFull);
+    if entry.has_quota && !fits(connection, entry, size, now, quotas)? {
+        return Err(quotas.memory_full());
     }
     let expires_at = entry.expires_in.map(|seconds| now + seconds * 1_000_000);
     let stored = connection
@@ -74,7 +79,7 @@ pub(super) fn set_memory(connection: &Connection, entry: &NewMemory) -> Result<S
     })
 }
 
-fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64) -> Result<bool, StorageError> {
+fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64, quotas: Quotas) -> Result<bool, StorageError> {
     let (entries, bytes): (i64, i64) = connection
         .prepare_cached(
             "SELECT count(*), ifnull(sum(size_bytes), 0) FROM agent_memory \
@@ -83,7 +88,7 @@ fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64) -> Resu
         .query_row(params![entry.agent_id, entry.session_id, entry.key, now], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
-    Ok(entries < limits::MEMORY_ENTRIES_PER_AGENT && bytes + size <= limits::MEMORY_BYTES_PER_AGENT)
+    Ok(entries < quotas.memory_entries_per_agent && bytes.saturating_add(size) <= quotas.memory_bytes_per_agent)
 }
 
 pub(super) fn get_memory(

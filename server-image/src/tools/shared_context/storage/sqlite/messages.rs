@@ -4,15 +4,16 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, now, time};
-use crate::tools::shared_context::limits;
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{MessagePage, NewMessage, StoredMessage, Visibility};
 use crate::tools::shared_context::storage::{MessageQuery, Messages, StorageError, to_text};
 
 #[async_trait]
 impl Messages for SqliteStorage {
     async fn add_message(&self, message: NewMessage) -> Result<StoredMessage, StorageError> {
+        let quotas = self.quotas;
         self.database
-            .write(move |transaction| add_message(transaction, &message))
+            .write(move |transaction| add_message(transaction, &message, quotas))
             .await
     }
 
@@ -23,8 +24,12 @@ impl Messages for SqliteStorage {
     }
 }
 
-pub(super) fn add_message(connection: &Connection, message: &NewMessage) -> Result<StoredMessage, StorageError> {
-    check_session(connection, &message.session_id)?;
+pub(super) fn add_message(
+    connection: &Connection,
+    message: &NewMessage,
+    quotas: Quotas,
+) -> Result<StoredMessage, StorageError> {
+    check_session(connection, &message.session_id, quotas)?;
     if let Some(parent) = message.parent_message_id {
         check_parent(connection, message, parent)?;
     }
@@ -64,7 +69,7 @@ pub(super) fn add_message(connection: &Connection, message: &NewMessage) -> Resu
 }
 
 /// The session must take messages.
-fn check_session(connection: &Connection, id: &str) -> Result<(), StorageError> {
+fn check_session(connection: &Connection, id: &str, quotas: Quotas) -> Result<(), StorageError> {
     let session: Option<(bool, i32)> = connection
         .prepare_cached("SELECT is_active, message_count FROM sessions WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -72,7 +77,7 @@ fn check_session(connection: &Connection, id: &str) -> Result<(), StorageError> 
     match session {
         None => Err(StorageError::SessionNotFound),
         Some((false, _)) => Err(StorageError::SessionClosed),
-        Some((true, count)) if count >= limits::MESSAGES_PER_SESSION => Err(StorageError::SessionFull),
+        Some((true, count)) if count >= quotas.messages_per_session => Err(quotas.session_full()),
         Some(_) => Ok(()),
     }
 }

@@ -8,20 +8,24 @@ mod retention;
 mod sessions;
 mod tokens;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 use super::{StorageError, from_text};
 use crate::database::{DatabaseError, SqliteDatabase};
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::Message;
 
 pub(in crate::tools::shared_context) struct SqliteStorage {
     pub(in crate::tools::shared_context) database: SqliteDatabase,
+    quotas: Quotas,
 }
 
 impl SqliteStorage {
-    pub(super) const fn new(database: SqliteDatabase) -> Self {
-        Self { database }
+    pub(super) const fn new(database: SqliteDatabase, quotas: Quotas) -> Self {
+        Self { database, quotas }
     }
 }
 
@@ -87,6 +91,10 @@ fn missing_session(error: rusqlite::Error) -> StorageError {
 
 fn now() -> i64 {
     Timestamp::now().as_microsecond()
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A stored time; one that no calendar knows can only come from a damaged file and is shown as the epoch.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{memory, messages, retention, sessions, tokens};
 use crate::lock;
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{
     Agent, MemoryQuery, MemoryScope, NewMemory, NewMessage, NewSession, NewToken, TokenHash, Visibility,
 };
@@ -69,10 +70,11 @@ fn run_everything(connection: &Connection) {
         metadata: None,
     };
     let ann = Agent::named("ann");
-    sessions::create_session(connection, session, true).unwrap();
+    let quotas = Quotas::default();
+    sessions::create_session(connection, session, Some(quotas)).unwrap();
     sessions::session_header(connection, SESSION).unwrap().unwrap();
-    let parent = messages::add_message(connection, &message(None)).unwrap().id;
-    messages::add_message(connection, &message(Some(parent))).unwrap();
+    let parent = messages::add_message(connection, &message(None), quotas).unwrap().id;
+    messages::add_message(connection, &message(Some(parent)), quotas).unwrap();
     sessions::session_view(connection, SESSION, &ann, 50).unwrap().unwrap();
     let query = MessageQuery {
         session_id: SESSION.to_owned(),
@@ -83,7 +85,7 @@ fn run_everything(connection: &Connection) {
     };
     messages::get_messages(connection, &query).unwrap();
     for session_id in [None, Some(SESSION)] {
-        memory::set_memory(connection, &entry(session_id)).unwrap();
+        memory::set_memory(connection, &entry(session_id), quotas).unwrap();
         memory::get_memory(connection, "ann", session_id, "k").unwrap().unwrap();
     }
     for scope in [

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::params;
 
-use super::{SqliteStorage, now};
+use super::{SqliteStorage, micros, now};
 use crate::tools::shared_context::retention::Cleaning;
 use crate::tools::shared_context::storage::{Retention, StorageError};
 
@@ -13,7 +13,7 @@ use crate::tools::shared_context::storage::{Retention, StorageError};
 impl Retention for SqliteStorage {
     async fn clean(&self, chore: Cleaning, batch: i64) -> Result<u64, StorageError> {
         let (age, statement) = work(chore);
-        let before = now().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        let before = now().saturating_sub(micros(age));
         self.database
             .write(move |transaction| {
                 let rows = transaction.prepare_cached(statement)?.execute(params![before, batch])?;

@@ -3,16 +3,17 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, now, time};
-use crate::tools::shared_context::limits;
+use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, micros, now, time};
+use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{Agent, NewSession, SessionHeader, SessionView};
 use crate::tools::shared_context::storage::{Sessions, StorageError, from_text, to_text};
 
 #[async_trait]
 impl Sessions for SqliteStorage {
     async fn create_session(&self, session: NewSession, has_quota: bool) -> Result<SessionHeader, StorageError> {
+        let quotas = has_quota.then_some(self.quotas);
         self.database
-            .write(move |transaction| create_session(transaction, session, has_quota))
+            .write(move |transaction| create_session(transaction, session, quotas))
             .await
     }
 
@@ -34,18 +35,16 @@ impl Sessions for SqliteStorage {
 pub(super) fn create_session(
     connection: &Connection,
     session: NewSession,
-    has_quota: bool,
+    quotas: Option<Quotas>,
 ) -> Result<SessionHeader, StorageError> {
     let now = now();
-    if has_quota {
+    if let Some(quotas) = quotas {
+        let unused = now.saturating_sub(micros(quotas.session_timeout));
         let used: i64 = connection
             .prepare_cached("SELECT count(*) FROM sessions WHERE created_by = ?1 AND is_active AND updated_at > ?2")?
-            .query_row(
-                params![session.created_by, now - limits::SESSION_TIMEOUT_SECONDS * 1_000_000],
-                |row| row.get(0),
-            )?;
-        if used >= limits::SESSIONS_PER_AGENT {
-            return Err(StorageError::TooManySessions);
+            .query_row(params![session.created_by, unused], |row| row.get(0))?;
+        if used >= quotas.sessions_per_agent {
+            return Err(quotas.too_many_sessions());
         }
     }
     let metadata = to_text(session.metadata.as_ref());

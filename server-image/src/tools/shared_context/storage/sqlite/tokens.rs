@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
-use super::{Audited, SqliteStorage, audit, now, time};
+use super::{Audited, SqliteStorage, audit, micros, now, time};
 use crate::tools::shared_context::audit::Refusal;
 use crate::tools::shared_context::model::{NewToken, TokenClaims, TokenHash};
 use crate::tools::shared_context::storage::{
@@ -91,7 +91,7 @@ pub(super) fn insert(
     action: &'static str,
 ) -> Result<TokenClaims, StorageError> {
     let now = now();
-    let expires_at = now.saturating_add(i64::try_from(lifetime.as_micros()).unwrap_or(i64::MAX));
+    let expires_at = now.saturating_add(micros(lifetime));
     let permissions = permissions_to_text(&token.permissions)?;
     connection
         .prepare_cached(&format!(

@@ -1,0 +1,72 @@
+//! How much an agent may hold, as it is set.
+
+use std::time::Duration;
+
+use mcp_server::tools::shared_context::limits::Quotas;
+use serde_json::{Value, json};
+
+use crate::support::client::Client;
+use crate::support::postgres::SHARED;
+use crate::support::server::{TestServer, settings};
+
+const SMALL: Quotas = Quotas {
+    messages_per_session: 2,
+    sessions_per_agent: 2,
+    session_timeout: Duration::from_secs(60),
+    memory_entries_per_agent: 2,
+    memory_bytes_per_agent: 1024 * 1024,
+};
+
+async fn refused(client: &Client, tool: &str, arguments: Value, code: &str, number: &str) {
+    let answer = client.call(tool, arguments).await;
+    assert_eq!(answer["code"], code, "{answer}");
+    assert!(
+        answer.to_string().contains(number),
+        "the limit in force is named: {answer}"
+    );
+}
+
+/// Who sets a limit relies on it, and an agent that runs into one must read that one and not the documented one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_that_are_set_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite:{}", folder.path().join("test.db").display());
+    for url in [sqlite, SHARED.database().await] {
+        let mut settings = settings(&url);
+        settings.shared_context.quotas = SMALL;
+        let server = TestServer::start(settings).await;
+        let client = &server.client;
+        let session = || json!({"purpose": "p", "agent_id": "ann"});
+        let id = client.call("create_session", session()).await["session_id"].clone();
+        assert_eq!(client.call("create_session", session()).await["success"], true);
+        refused(
+            client,
+            "create_session",
+            session(),
+            "SESSION_LIMIT_EXCEEDED",
+            "2 sessions",
+        )
+        .await;
+        refused(client, "create_session", session(), "SESSION_LIMIT_EXCEEDED", "60 s").await;
+
+        let message = || json!({"session_id": id, "content": "c", "agent_id": "ann"});
+        for _ in 0..2 {
+            assert_eq!(client.call("add_message", message()).await["success"], true);
+        }
+        refused(client, "add_message", message(), "MESSAGE_LIMIT_EXCEEDED", "2 messages").await;
+
+        let entry = |key: &str, size: usize| json!({"key": key, "value": "v".repeat(size), "agent_id": "ann"});
+        assert_eq!(client.call("set_memory", entry("a", 1)).await["success"], true);
+        let large = entry("b", 1024 * 1024);
+        refused(client, "set_memory", large, "MEMORY_LIMIT_EXCEEDED", "1 MiB").await;
+        assert_eq!(client.call("set_memory", entry("b", 1)).await["success"], true);
+        refused(
+            client,
+            "set_memory",
+            entry("c", 1),
+            "MEMORY_LIMIT_EXCEEDED",
+            "2 entries",
+        )
+        .await;
+    }
+}
