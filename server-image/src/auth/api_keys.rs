@@ -100,7 +100,7 @@ impl ApiKeys {
     /// Whose key it is. Takes the same time whichever key it is, and whether it is one or not.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] when it is nobody's.
+    /// [`Refusal::Forged`] when it is nobody's.
     pub fn verify(&self, key: &[u8]) -> Result<Arc<Principal>, Refusal> {
         let hash = digest(&SHA256, key);
         let mut found = None;
@@ -109,7 +109,7 @@ impl ApiKeys {
                 found = Some(&known.principal).cloned();
             }
         }
-        found.ok_or(Refusal::Invalid("the API key is not known"))
+        found.ok_or(Refusal::Forged("the API key is not known"))
     }
 }
 

@@ -98,14 +98,14 @@ impl Tokens {
     /// Whose token it is.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] says what is wrong with it; [`Refusal::Unavailable`] when the provider would have to be asked
+    /// [`Refusal::Invalid`] and [`Refusal::Forged`] say what is wrong with it; [`Refusal::Unavailable`] when the provider would have to be asked
     /// and cannot be.
     pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, Refusal> {
         let hash = TokenHash::of(token);
         if let Some(verdict) = self.remembered(&hash) {
-            return verdict.map_err(Refusal::Invalid);
+            return verdict.map_err(refusal);
         }
-        let header = decode_header(token).map_err(|_| Refusal::Invalid(NOT_A_JWT))?;
+        let header = decode_header(token).map_err(|_| Refusal::Forged(NOT_A_JWT))?;
         check_header(&header).map_err(Refusal::Invalid)?;
         let keys = self
             .keys
@@ -127,7 +127,7 @@ impl Tokens {
                     self.verdicts
                         .put(hash, &Err(wrong.why), Duration::ZERO, Instant::now(), keys.generation);
                 }
-                Err(Refusal::Invalid(wrong.why))
+                Err(refusal(wrong.why))
             }
         }
     }
@@ -167,6 +167,15 @@ impl Tokens {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = Duration::try_from_secs_f64(claims.exp - now.as_secs_f64()).unwrap_or_default();
         Ok((Arc::new(principal), left))
+    }
+}
+
+/// What the provider signed was valid once, or somewhere; what it did not sign, never.
+fn refusal(why: &'static str) -> Refusal {
+    if [NOT_A_JWT, WRONG_SIGNATURE].contains(&why) {
+        Refusal::Forged(why)
+    } else {
+        Refusal::Invalid(why)
     }
 }
 

@@ -19,6 +19,7 @@ use super::keys::Keys;
 use super::metadata::Metadata;
 use super::metrics::AuthMetrics;
 use super::{InvalidAuth, Method, Principal, Refusal, ScopeRules, Settings, credential};
+use crate::limits::Failures;
 use crate::watch;
 
 /// The authentication of one server process.
@@ -27,6 +28,7 @@ pub struct Auth {
     rules: ScopeRules,
     metadata: Option<Arc<Metadata>>,
     metrics: AuthMetrics,
+    failures: Arc<Failures>,
 }
 
 enum Verifier {
@@ -36,7 +38,7 @@ enum Verifier {
 
 impl Auth {
     /// What `settings` ask for; `None` when nobody is authenticated. `path` is that of the MCP endpoint, `tls` whether the
-    /// server speaks TLS itself.
+    /// server speaks TLS itself; whoever tries credentials is counted among `failures`.
     ///
     /// # Errors
     /// [`InvalidAuth`] names the flag that cannot be used.
@@ -44,6 +46,7 @@ impl Auth {
         settings: &Settings,
         path: &str,
         tls: bool,
+        failures: Arc<Failures>,
         registry: &mut Registry,
     ) -> Result<Option<Arc<Self>>, InvalidAuth> {
         let (metrics, rules) = (AuthMetrics::new(registry), settings.rules.clone());
@@ -65,6 +68,7 @@ impl Auth {
             rules,
             metadata,
             metrics,
+            failures,
         })))
     }
 
@@ -146,6 +150,11 @@ async fn authenticate(State(auth): State<Arc<Auth>>, mut request: Request, next:
         Err(refusal) => {
             auth.metrics.verified(refusal.reason(), started.elapsed());
             tracing::debug!(reason = refusal.reason(), %refusal, "a request was refused");
+            if matches!(refusal, Refusal::Forged(_))
+                && let Err(limited) = auth.failures.count(request.extensions(), request.headers())
+            {
+                return limited.answer();
+            }
             auth.answer(request.headers(), &refusal, &Value::Null)
         }
     }

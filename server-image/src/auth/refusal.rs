@@ -25,6 +25,9 @@ pub enum Refusal {
     /// Its credential is not valid.
     #[error("{0}")]
     Invalid(&'static str),
+    /// Its credential was never valid: somebody may be trying.
+    #[error("{0}")]
+    Forged(&'static str),
     /// The caller is known, and may not do this.
     #[error("this needs the scopes: {needed}")]
     InsufficientScope {
@@ -43,7 +46,7 @@ impl Refusal {
         match self {
             Self::Missing => "missing",
             Self::Malformed(_) => "malformed",
-            Self::Invalid(_) => "invalid",
+            Self::Invalid(_) | Self::Forged(_) => "invalid",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::Unavailable(_) => "unavailable",
         }
@@ -52,7 +55,7 @@ impl Refusal {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Missing | Self::Invalid(_) => StatusCode::UNAUTHORIZED,
+            Self::Missing | Self::Invalid(_) | Self::Forged(_) => StatusCode::UNAUTHORIZED,
             Self::InsufficientScope { .. } => StatusCode::FORBIDDEN,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -62,7 +65,7 @@ impl Refusal {
     const fn oauth_error(&self) -> Option<&'static str> {
         match self {
             Self::Malformed(_) => Some("invalid_request"),
-            Self::Invalid(_) => Some("invalid_token"),
+            Self::Invalid(_) | Self::Forged(_) => Some("invalid_token"),
             Self::InsufficientScope { .. } => Some("insufficient_scope"),
             Self::Missing | Self::Unavailable(_) => None,
         }

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use crate::limits::{InvalidRates, Rates, Settings};
+use crate::limits::{InvalidRates, Rate, Rates, Settings};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Rate limits")]
@@ -20,6 +20,10 @@ pub(super) struct Flags {
     /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, such as 10.0.0.0/8 [default: none].
     #[arg(long, env = "MCP_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
+    /// How often wrong keys and tokens may come from one address; beyond it they are answered with 429 instead of 401.
+    /// Valid ones pass all the same.
+    #[arg(long, env = "MCP_FAILED_AUTH_RATE", default_value = "20/min")]
+    failed_auth_rate: Rate,
 }
 
 /// Where a limit holds.
@@ -42,6 +46,7 @@ impl Flags {
             rates: Rates::new(rules)?,
             global: self.rate_limit_scope == Scope::Global,
             trusted_proxies: self.trusted_proxies.clone(),
+            failures: self.failed_auth_rate,
         })
     }
 }

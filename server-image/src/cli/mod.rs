@@ -423,6 +423,7 @@ mod tests {
             (&["--rate-limits", "search=many"], "--rate-limits"),
             (&["--rate-limit-scope", "pod"], "replica, global"),
             (&["--trusted-proxies", "proxy"], "--trusted-proxies"),
+            (&["--failed-auth-rate", "0/s"], "--failed-auth-rate"),
             (&["--auth", "basic"], "none, api-key, jwt"),
             (&["--auth", "api-key"], "--api-keys-file"),
             (&["--auth", "jwt"], "--oidc-issuer"),
@@ -452,12 +453,12 @@ mod tests {
             (&["--database-pooler", "session"], "none, transaction"),
             (&["--session-retention-days", "0"], "--session-retention-days"),
             (&["--cleanup-interval", "0"], "--cleanup-interval"),
-        ] {
             (&["--max-memory-size-mb", "0"], "--max-memory-size-mb"),
             (
                 &["--max-messages-per-session", "3000000000"],
                 "--max-messages-per-session",
             ),
+        ] {
             let error = settings(flags).unwrap_err();
             assert!(error.contains(expected), "{flags:?}: {error}");
         }

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::HeaderMap;
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
 use crate::auth::Principal;
@@ -25,9 +25,15 @@ pub fn of(request: &Parts, trusted_proxies: &[IpNet]) -> Caller {
     if let Some(principal) = request.extensions.get::<Arc<Principal>>() {
         return hash("name", principal.subject.as_bytes());
     }
-    match request.extensions.get::<Peer>() {
+    by_address(&request.extensions, &request.headers, trusted_proxies)
+}
+
+/// The caller of a request by its address alone.
+#[must_use]
+pub fn by_address(extensions: &Extensions, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Caller {
+    match extensions.get::<Peer>() {
         None => hash("none", &[]),
-        Some(peer) => match client(peer.0.ip().to_canonical(), &request.headers, trusted_proxies) {
+        Some(peer) => match client(peer.0.ip().to_canonical(), headers, trusted_proxies) {
             IpAddr::V4(address) => hash("address", &address.octets()),
             IpAddr::V6(address) => hash("address", &network(address)),
         },

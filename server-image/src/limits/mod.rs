@@ -9,12 +9,15 @@
 //!   replica keeps count for itself as well: it alone decides while Redis does not answer, at the full rate, so that
 //!   then all replicas together allow at most their number times as much. Each such decision is counted in
 //!   `mcp_rate_limit_fallbacks_total`.
+//! - Failed authentications are always limited, by address: see [`failures`].
 
 pub mod caller;
 pub mod classes;
+pub mod failures;
 mod global;
 mod local;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,14 +33,21 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 pub use classes::{Class, InvalidRates, Rate, Rates};
+pub use failures::{Failures, TooManyFailures};
 pub use global::InvalidRedis;
 
 use crate::auth::refusal::refused;
 use global::Global;
 use local::Local;
 
+/// Failed authentications of one address unless set otherwise.
+pub const FAILURES: Rate = Rate {
+    requests: NonZeroU32::MIN.saturating_add(19),
+    period: Duration::from_mins(1),
+};
+
 /// What is set about rate limits.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Rates of each class.
     pub rates: Rates,
@@ -45,6 +55,20 @@ pub struct Settings {
     pub global: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How often authentication may fail from one address before it is told to wait.
+    pub failures: Rate,
+}
+
+impl Default for Settings {
+    /// Nothing is limited but failed authentications.
+    fn default() -> Self {
+        Self {
+            rates: Rates::default(),
+            global: false,
+            trusted_proxies: Vec::new(),
+            failures: FAILURES,
+        }
+    }
 }
 
 /// The limits of one server process.

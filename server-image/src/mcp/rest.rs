@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use futures::FutureExt;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body_util::Full;
@@ -92,6 +92,9 @@ impl Endpoint {
             *response.status_mut() = status;
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
+            if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
+            }
             (outcome, response)
         };
         self.work_here(observed, running, arrived, open).await

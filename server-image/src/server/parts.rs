@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ use crate::database::{Database, PoolSettings};
 use crate::drain::Drain;
 use crate::guard::Guard;
 use crate::health::{self, Health};
-use crate::limits::RateLimits;
+use crate::limits::{Failures, RateLimits};
 use crate::mcp::sessions::SharedSessions;
 use crate::mcp::{Endpoint, McpHandler, Options, RequestStates};
 use crate::metrics::agents::ActiveAgents;
@@ -49,6 +49,7 @@ pub(super) struct Parts {
     endpoint: Arc<Endpoint>,
     agents: ActiveAgents,
     auth: Option<Arc<Auth>>,
+    failures: Arc<Failures>,
     tls: Option<Tls>,
 }
 
@@ -127,7 +128,14 @@ impl Parts {
             &mut registry,
         );
         let limits = RateLimits::open(&settings.limits, settings.data.redis_url.as_deref(), &mut registry)?;
-        let auth = Auth::open(&settings.auth, &settings.network.path, tls.is_some(), &mut registry)?;
+        let failures = Failures::new(&settings.limits, &mut registry);
+        let auth = Auth::open(
+            &settings.auth,
+            &settings.network.path,
+            tls.is_some(),
+            Arc::clone(&failures),
+            &mut registry,
+        )?;
         let options = Options {
             names: settings.network.names.clone(),
             stop: stop.clone(),
@@ -157,6 +165,7 @@ impl Parts {
             endpoint,
             agents,
             auth,
+            failures,
             tls,
         })
     }
@@ -174,7 +183,10 @@ impl Parts {
         if settings.transport.compression {
             router = compress(router);
         }
-        router.layer(from_fn_with_state(self.agents.clone(), follow))
+        // Tools check credentials too.
+        router
+            .layer(Extension(Arc::clone(&self.failures)))
+            .layer(from_fn_with_state(self.agents.clone(), follow))
     }
 
     /// Starts what runs beside the MCP listener, which ends when the set is dropped; and gives what the listener needs.

@@ -12,6 +12,7 @@
 
 mod admission;
 mod agents;
+mod auth_failures;
 mod auth_keys;
 mod auth_tokens;
 mod cache;
@@ -32,8 +33,8 @@ mod pgbouncer;
 mod plans;
 mod pool;
 mod protocol;
-mod rapidfuzz;
 mod quotas;
+mod rapidfuzz;
 mod rate_limits;
 mod replicas;
 mod report;

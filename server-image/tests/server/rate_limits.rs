@@ -33,6 +33,7 @@ async fn start(setting: Setting<'_>, auth: AuthSettings) -> (TestServer, TempDir
             .iter()
             .map(|network| network.parse().unwrap())
             .collect(),
+        ..settings.limits
     };
     (TestServer::start(settings).await, folder)
 }

@@ -19,6 +19,7 @@ use super::model::{Agent, TokenClaims};
 use super::permission::{self, Permission, Permissions};
 use super::tokens::{TokenError, Tokens, looks_like_token};
 use crate::auth::Principal;
+use crate::limits::Failures;
 use crate::tools::{CallContext, ToolError};
 
 /// Identity of callers that name no agent. They are all the same agent: what one of them writes as private, each of
@@ -174,11 +175,15 @@ impl Callers {
 
     async fn identify(&self, claim: Claim, context: &CallContext) -> Result<Caller, ToolError> {
         if let Some(token) = token(claim.auth_token, context) {
-            let claims = self.tokens.check(&token).await.map_err(unproven)?;
+            let claims = self
+                .tokens
+                .check(&token)
+                .await
+                .map_err(|error| unproven(error, context))?;
             return if claims.is_proven || self.claims_count(context) {
                 Ok(Caller::of_token(&claims))
             } else {
-                Err(unproven(TokenError::Unknown))
+                Err(unproven(TokenError::Unknown, context))
             };
         }
         if let Some(principal) = principal(context) {
@@ -236,8 +241,8 @@ fn token(argument: Option<String>, context: &CallContext) -> Option<String> {
     })
 }
 
-fn unproven(error: TokenError) -> ToolError {
-    match error {
+fn unproven(error: TokenError, context: &CallContext) -> ToolError {
+    let error = match error {
         TokenError::Malformed => ToolError::refused(
             "INVALID_TOKEN_FORMAT",
             "the token must be sct_ and a UUID in small letters, as authenticate_agent returns it",
@@ -249,6 +254,22 @@ fn unproven(error: TokenError) -> ToolError {
             "Call authenticate_agent for a new token",
         ),
         TokenError::Storage(error) => return explain(error),
+    };
+    disproven(error.with_related(&["authenticate_agent", "refresh_token"]), context)
+}
+
+/// What somebody is told whose key or token is wrong: `error`, or, after too many of them, to wait.
+pub(super) fn disproven(error: ToolError, context: &CallContext) -> ToolError {
+    let Some(http) = context.http() else { return error };
+    let failures = http.extensions.get::<Arc<Failures>>();
+    let counted = failures.map(|failures| failures.count(&http.extensions, &http.headers));
+    match counted {
+        Some(Err(limited)) => ToolError::refused(
+            "AUTH_RATE_LIMIT_EXCEEDED",
+            limited.to_string(),
+            "Call authenticate_agent with the right API key for a new token; what is valid is accepted at any time",
+        )
+        .with_context(json!({"retry_after_seconds": limited.seconds()})),
+        _ => error,
     }
-    .with_related(&["authenticate_agent", "refresh_token"])
 }

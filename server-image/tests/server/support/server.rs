@@ -41,7 +41,11 @@ pub fn settings(database_url: &str) -> Settings {
         },
         transport: mcp_server::transport::Settings::default(),
         auth: mcp_server::auth::Settings::default(),
-        limits: mcp_server::limits::Settings::default(),
+        // Tests send many wrong keys, all from one address.
+        limits: mcp_server::limits::Settings {
+            failures: "1000000/s".parse().unwrap(),
+            ..mcp_server::limits::Settings::default()
+        },
         data: Data {
             database: database_url.parse().unwrap(),
             redis_url: None,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::SharedContext;
 use crate::tools::shared_context::audit::Refusal;
-use crate::tools::shared_context::caller::principal;
+use crate::tools::shared_context::caller::{disproven, principal};
 use crate::tools::shared_context::checks::{self, explain};
 use crate::tools::shared_context::limits;
 use crate::tools::shared_context::model::NewToken;
@@ -92,7 +92,7 @@ impl SharedContext {
         if !self.callers.keys().is_open() {
             let header = context.http().and_then(|http| http.headers.get(API_KEY_HEADER));
             let key = header.map_or(arguments.api_key.as_deref(), |value| value.to_str().ok());
-            self.check_key(key)?;
+            self.check_key(key, context)?;
         } else if let Some(principal) = principal(context) {
             own_agent(&principal.subject, &arguments.agent_id)?;
             let held = Permission::of_scopes(&principal.scopes);
@@ -118,17 +118,19 @@ impl SharedContext {
         Ok(granted)
     }
 
-    fn check_key(&self, key: Option<&str>) -> Result<(), ToolError> {
-        let error = match key {
-            Some(key) if self.callers.keys().accept(key) => return Ok(()),
-            Some(_) => "the API key is wrong",
-            None => "the API key is missing",
+    fn check_key(&self, key: Option<&str>, context: &CallContext) -> Result<(), ToolError> {
+        let invalid = |error| {
+            ToolError::refused(
+                "INVALID_API_KEY",
+                error,
+                "Send the server's API key in the header X-API-Key",
+            )
         };
-        Err(ToolError::refused(
-            "INVALID_API_KEY",
-            error,
-            "Send the server's API key in the header X-API-Key",
-        ))
+        match key {
+            Some(key) if self.callers.keys().accept(key) => Ok(()),
+            Some(_) => Err(disproven(invalid("the API key is wrong"), context)),
+            None => Err(invalid("the API key is missing")),
+        }
     }
 
     async fn refresh_token(self: Arc<Self>, arguments: RefreshToken, context: CallContext) -> ToolResult {
@@ -147,7 +149,7 @@ impl SharedContext {
             Ok(issued) => Ok(answer(&issued)),
             Err(TokenError::Storage(error)) => Err(explain(error)),
             Err(error) => {
-                let error = not_refreshed(&error);
+                let error = disproven(not_refreshed(&error), &context);
                 self.note("", "refresh_token", error.code());
                 Err(error)
             }
