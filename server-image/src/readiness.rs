@@ -1,4 +1,5 @@
-//! Whether this replica should get traffic: its schema is in place, the database answers, and it is not draining.
+//! Whether this replica should get traffic: its schema is in place, the database answers, it can verify callers, and it
+//! is not draining.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::auth::Auth;
 use crate::database::{Database, DatabaseError, Migration};
 use crate::drain::Drain;
 
@@ -19,9 +21,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
 /// The state behind `/readyz`. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Readiness {
     database_answers: Arc<AtomicBool>,
+    auth: Option<Arc<Auth>>,
     drain: Drain,
 }
 
@@ -34,14 +37,19 @@ pub enum NotReady {
     /// It cannot do its work.
     #[error("the database does not answer")]
     DatabaseUnreachable,
+    /// It would refuse every caller.
+    #[error("the identity provider's keys have not been fetched yet, so no token can be verified (--oidc-issuer)")]
+    NoKeys,
 }
 
 impl Readiness {
-    /// Not ready until the database has answered.
+    /// Not ready until the database has answered and `auth` can verify callers. Once it can it does, even while the
+    /// identity provider is away, which so takes no replica out of service.
     #[must_use]
-    pub fn new(drain: Drain) -> Self {
+    pub fn new(drain: Drain, auth: Option<Arc<Auth>>) -> Self {
         Self {
             database_answers: Arc::default(),
+            auth,
             drain,
         }
     }
@@ -54,11 +62,13 @@ impl Readiness {
         if self.drain.has_begun() {
             return Err(NotReady::Draining);
         }
-        if self.database_answers() {
-            Ok(())
-        } else {
-            Err(NotReady::DatabaseUnreachable)
+        if !self.database_answers() {
+            return Err(NotReady::DatabaseUnreachable);
         }
+        if self.auth.as_ref().is_some_and(|auth| !auth.can_verify()) {
+            return Err(NotReady::NoKeys);
+        }
+        Ok(())
     }
 
     /// Whether the database answers.

@@ -96,6 +96,15 @@ impl Auth {
         }
     }
 
+    /// Whether there is anything to verify credentials with; true for ever once it is.
+    #[must_use]
+    pub fn can_verify(&self) -> bool {
+        match &self.verifier {
+            Verifier::ApiKey(_) => true,
+            Verifier::Jwt(tokens) => tokens.keys().current().is_some(),
+        }
+    }
+
     /// Whether scopes differ between tools.
     #[must_use]
     pub fn knows_tools(&self) -> bool {

@@ -197,8 +197,8 @@ impl Parts {
             cache,
             memory,
         } = self.data;
-        let readiness = Readiness::new(self.drain.clone());
-        let health = health(&readiness, &self.drain, &database);
+        let readiness = Readiness::new(self.drain.clone(), self.auth.clone());
+        let health = health(&readiness, &self.drain, &database, &cache);
         let registry = Arc::new(self.registry);
         self.performance.attach(Arc::clone(&registry));
 

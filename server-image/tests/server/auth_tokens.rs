@@ -456,6 +456,14 @@ async fn keys_rotate_and_bad_tokens_do_not_reach_the_provider() {
     );
 }
 
+/// What `/readyz` says.
+async fn readiness(server: &TestServer) -> (u16, String) {
+    let answer = reqwest::get(format!("http://{}/readyz", server.server.metrics))
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
 /// A provider that is away is not the callers' fault, and no reason to lock out those whose key is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_provider_may_be_away() {
@@ -464,7 +472,16 @@ async fn the_provider_may_be_away() {
     let address = port.local_addr().unwrap();
     let url = format!("http://{address}");
     drop(port);
-    let (server, _folder) = start(settings_for(&url, ScopeRules::default())).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    settings.auth = settings_for(&url, ScopeRules::default());
+    let server = TestServer::start_unready(settings).await;
+    until("only the keys are missing", async || {
+        let (status, reason) = readiness(&server).await;
+        assert_eq!(status, 503, "{reason}");
+        reason.contains("identity provider").then_some(())
+    })
+    .await;
     let token = signer.token(&claims_by(&url));
     let response = call(&server, &token).await;
     assert_eq!(
@@ -480,6 +497,7 @@ async fn the_provider_may_be_away() {
     })
     .await;
     keys_are_there(&server).await;
+    assert_eq!(readiness(&server).await.0, 200);
     for health in [Health::Failing, Health::Silent] {
         issuer.be(health);
         let mut fresh = issuer.claims();
@@ -491,5 +509,10 @@ async fn the_provider_may_be_away() {
             "a new token by a known key"
         );
         assert!(started.elapsed() < Duration::from_secs(2));
+        assert_eq!(
+            readiness(&server).await.0,
+            200,
+            "an outage takes no replica out of service"
+        );
     }
 }
