@@ -25,6 +25,16 @@ pub fn drain(begun: bool) -> Check {
     }
 }
 
+/// Whether the cache that replicas share is there; without it the server is slower, and right all the same.
+#[must_use]
+pub fn redis(answers: Option<bool>) -> Check {
+    match answers {
+        None => Check::new(Status::Healthy, "off"),
+        Some(true) => Check::new(Status::Healthy, "up"),
+        Some(false) => Check::new(Status::Degraded, "down"),
+    }
+}
+
 /// Whether connections are short; requests that wait for one are still served, so it never counts as unhealthy.
 #[must_use]
 pub fn pool(status: Option<PoolStatus>) -> Check {
@@ -86,6 +96,9 @@ mod tests {
             ("memory", memory(Some(79.0), Some(100.0)), Status::Healthy),
             ("short memory", memory(Some(80.0), Some(100.0)), Status::Degraded),
             ("no limit", memory(Some(80.0), None), Status::Healthy),
+            ("no Redis", redis(None), Status::Healthy),
+            ("Redis", redis(Some(true)), Status::Healthy),
+            ("Redis away", redis(Some(false)), Status::Degraded),
             ("running", drain(false), Status::Healthy),
             ("ending", drain(true), Status::Unhealthy),
         ] {

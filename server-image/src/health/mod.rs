@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-pub use checks::{database, drain, memory, pool};
+pub use checks::{database, drain, memory, pool, redis};
 pub use http::{answer, router};
 
 /// How something is. The worst sorts last.

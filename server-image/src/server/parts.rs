@@ -229,11 +229,12 @@ impl Parts {
 }
 
 /// The checks of this server's own parts.
-fn health(readiness: &Readiness, drain: &Drain, database: &Database) -> Health {
-    let (readiness, drain, database) = (readiness.clone(), drain.clone(), database.clone());
+fn health(readiness: &Readiness, drain: &Drain, database: &Database, cache: &Cache) -> Health {
+    let (readiness, drain, database, cache) = (readiness.clone(), drain.clone(), database.clone(), cache.clone());
     Health::default()
         .with("database", move || health::database(&readiness))
         .with("pool", move || health::pool(database.pool()))
+        .with("redis", move || health::redis(cache.shared_answers()))
         .with("memory", || {
             health::memory(process::resident_bytes(), container::memory_limit())
         })

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::postgres::Postgres;
+use crate::support::redis::Redis;
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
@@ -26,7 +27,7 @@ async fn health_follows_the_database() {
     assert!(short.get("checks").is_none(), "a stranger learns no more");
     let (code, long) = get(&server, "health/detailed").await;
     assert_eq!((code, &long["status"]), (200, &json!("healthy")), "{long}");
-    for check in ["database", "pool", "memory", "drain"] {
+    for check in ["database", "pool", "redis", "memory", "drain"] {
         assert_eq!(long["checks"][check]["status"], "healthy", "{check}: {long}");
     }
     assert_eq!(long["checks"]["pool"]["max"], 3);
@@ -43,6 +44,45 @@ async fn health_follows_the_database() {
     postgres.start_again();
     until("it is over", async || {
         (get(&server, "health").await.0 == 200).then_some(())
+    })
+    .await;
+}
+
+/// Redis is only a cache: who watches must see that it is away, and no balancer may take the replica out for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_redis_degrades() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let line = async |server: &TestServer| {
+        let (code, long) = get(server, "health/detailed").await;
+        assert_eq!(code, 200, "{long}");
+        let redis = &long["checks"]["redis"];
+        (
+            redis["message"].clone(),
+            redis["status"].clone(),
+            long["status"].clone(),
+        )
+    };
+    let healthy = |message| (json!(message), json!("healthy"), json!("healthy"));
+    let without = TestServer::start(settings.clone()).await;
+    assert_eq!(line(&without).await, healthy("off"));
+
+    let redis = Redis::start();
+    settings.data.redis_url = Some(redis.url.clone());
+    let server = TestServer::start(settings).await;
+    until("Redis is up", async || {
+        (line(&server).await == healthy("up")).then_some(())
+    })
+    .await;
+    redis.stop();
+    let degraded = (json!("down"), json!("degraded"), json!("degraded"));
+    until("Redis is down", async || {
+        (line(&server).await == degraded).then_some(())
+    })
+    .await;
+    redis.start_again();
+    until("Redis is up again", async || {
+        (line(&server).await == healthy("up")).then_some(())
     })
     .await;
 }
