@@ -84,7 +84,7 @@ async fn run_migrate(flags: &Migrate) -> Outcome {
         Err(error) => return Ok(refused(&error)),
     };
     if flags.dry_run {
-        let pending = migrate::pending(&target, flags.wait()).await?;
+        let pending = migrate::pending(&target, flags.pooler(), flags.wait()).await?;
         print!("{pending}");
         return Ok(if pending.is_empty() {
             ExitCode::SUCCESS
@@ -92,7 +92,7 @@ async fn run_migrate(flags: &Migrate) -> Outcome {
             ExitCode::from(PENDING)
         });
     }
-    print!("{}", migrate::run(&target, flags.wait()).await?);
+    print!("{}", migrate::run(&target, flags.pooler(), flags.wait()).await?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 
 use crate::cache;
-use crate::database::{Database, DatabaseError, DatabaseTarget, Migration};
+use crate::database::{Database, DatabaseError, DatabaseTarget, Migration, PoolSettings, Pooler};
 use crate::mcp;
 use crate::tools::shared_context;
 
@@ -81,12 +81,12 @@ fn count(steps: usize) -> String {
 ///
 /// # Errors
 /// [`DatabaseError`] when it cannot be reached or read.
-pub async fn pending(target: &DatabaseTarget, wait: Duration) -> Result<Pending, DatabaseError> {
+pub async fn pending(target: &DatabaseTarget, pooler: Pooler, wait: Duration) -> Result<Pending, DatabaseError> {
     let applied = match target {
         // Looking at a file must not create it.
         DatabaseTarget::Sqlite(path) if !path.exists() => Vec::new(),
         _ => {
-            let database = open(target)?;
+            let database = open(target, pooler)?;
             patiently(wait, async || database.applied().await).await?
         }
     };
@@ -97,15 +97,19 @@ pub async fn pending(target: &DatabaseTarget, wait: Duration) -> Result<Pending,
 ///
 /// # Errors
 /// [`DatabaseError`] when it cannot be reached or refuses a step; the steps before that one are not applied either.
-pub async fn run(target: &DatabaseTarget, wait: Duration) -> Result<Done, DatabaseError> {
-    let database = open(target)?;
+pub async fn run(target: &DatabaseTarget, pooler: Pooler, wait: Duration) -> Result<Done, DatabaseError> {
+    let database = open(target, pooler)?;
     let applied = patiently(wait, async || database.applied().await).await?;
     patiently(wait, async || database.migrate(&steps()).await).await?;
     Ok(Done(lacking(target, &applied)))
 }
 
-fn open(target: &DatabaseTarget) -> Result<Database, DatabaseError> {
-    Database::open(target, CONNECTIONS, &mut Registry::default())
+fn open(target: &DatabaseTarget, pooler: Pooler) -> Result<Database, DatabaseError> {
+    let pool = PoolSettings {
+        max: CONNECTIONS,
+        pooler,
+    };
+    Database::open_pooled(target, pool, &mut Registry::default())
 }
 
 fn lacking(target: &DatabaseTarget, applied: &[String]) -> Pending {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::admission::adaptive::AdaptiveSettings;
-use crate::database::Pooler;
 use crate::server::Capacity;
 use crate::tuning::control::{Authority, InvalidAuthority};
 use crate::tuning::{Explicit, Tuning, TuningError, TuningFile};
@@ -39,9 +38,6 @@ pub(super) struct Flags {
     /// Mean service time, in milliseconds, below which nothing is shed for being slow.
     #[arg(long, env = "MCP_ADAPTIVE_LATENCY_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     adaptive_latency_ms: u64,
-    /// What stands between the server and Postgres; transaction: a pooler in transaction mode.
-    #[arg(long, env = "MCP_DATABASE_POOLER", default_value = "none")]
-    database_pooler: Pooler,
 }
 
 impl Flags {
@@ -73,7 +69,6 @@ impl Flags {
                 enabled: self.adaptive_concurrency,
                 latency: Duration::from_millis(self.adaptive_latency_ms),
             },
-            pooler: self.database_pooler,
         })
     }
 }

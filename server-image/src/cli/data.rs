@@ -32,6 +32,7 @@ impl Flags {
     pub(super) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Data, InvalidTarget> {
         Ok(Data {
             database: self.database.target(variable)?,
+            pooler: self.database.database_pooler,
             redis_url: self.redis_url.clone(),
             sessions: Stay {
                 idle: Duration::from_secs(self.session_idle_seconds),

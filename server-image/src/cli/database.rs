@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::database::{DatabaseTarget, InvalidTarget};
+use crate::database::{DatabaseTarget, InvalidTarget, Pooler};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
@@ -12,6 +12,9 @@ pub(super) struct Flags {
     /// PGHOST is set, else sqlite:./mcp.db].
     #[arg(long, env = "MCP_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// What stands between the server and Postgres; transaction: a pooler in transaction mode.
+    #[arg(long, env = "MCP_DATABASE_POOLER", default_value = "none")]
+    pub(super) database_pooler: Pooler,
 }
 
 impl Flags {

@@ -25,7 +25,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::file::ConfigFile;
 pub use self::file::InvalidFile;
 use crate::auth::InvalidAuth;
-use crate::database::{DatabaseTarget, InvalidTarget};
+use crate::database::{DatabaseTarget, InvalidTarget, Pooler};
 use crate::limits::InvalidRates;
 use crate::logging::LogFormat;
 use crate::server::{Network, Settings};
@@ -123,6 +123,12 @@ pub struct Migrate {
 
 impl Migrate {
     /// Which database; `variable` looks up an environment variable.
+    /// What stands between this program and Postgres.
+    #[must_use]
+    pub const fn pooler(&self) -> Pooler {
+        self.database.database_pooler
+    }
+
     ///
     /// # Errors
     /// [`InvalidTarget`] names what cannot be used.

@@ -65,7 +65,7 @@ impl DataParts {
     fn open(settings: &Settings, registry: &mut Registry) -> Result<Self, StartError> {
         let pool = PoolSettings {
             max: settings.tuning.pool_max,
-            pooler: settings.capacity.pooler,
+            pooler: settings.data.pooler,
         };
         let database = Database::open_pooled(&settings.data.database, pool, registry)?;
         register_pool_size(registry, &database);

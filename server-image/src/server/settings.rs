@@ -85,6 +85,8 @@ impl Network {
 pub struct Data {
     /// The database.
     pub database: DatabaseTarget,
+    /// What stands between the server and Postgres.
+    pub pooler: Pooler,
     /// Redis, if there is one.
     pub redis_url: Option<String>,
     /// How long, and how many, sessions of clients up to 2025-11-25 stay in memory.
@@ -100,8 +102,6 @@ pub struct Capacity {
     pub queue_set: bool,
     /// When to shed before the slots are full.
     pub adaptive: AdaptiveSettings,
-    /// What stands between the server and Postgres.
-    pub pooler: Pooler,
 }
 
 /// How a server's process runs.

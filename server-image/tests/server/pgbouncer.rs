@@ -86,7 +86,7 @@ async fn everything_works_in_transaction_mode() {
     let bouncer = PgBouncer::start(&url).await;
     let start = async || {
         let mut settings = settings(&bouncer.url);
-        settings.capacity.pooler = Pooler::Transaction;
+        settings.data.pooler = Pooler::Transaction;
         settings.tuning.pool_max = 8;
         settings.tuning.queue_max = 200;
         TestServer::start(settings).await
@@ -121,6 +121,34 @@ async fn everything_works_in_transaction_mode() {
     assert_eq!(page["total_count"], 200);
 }
 
+/// Whose database is behind a pooler has a Job that migrates through it, indexes that are built online included.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_works_in_transaction_mode() {
+    let url = SHARED.database().await;
+    let bouncer = PgBouncer::start(&url).await;
+    let migrate = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-server"));
+        command
+            .args(["migrate", "--database-url", &bouncer.url, "--wait-seconds", "1"])
+            .args(flags);
+        command.output().unwrap()
+    };
+    let refused = migrate(&[]);
+    assert_eq!(
+        refused.status.code(),
+        Some(1),
+        "PgBouncer takes no options: {refused:?}"
+    );
+    let through = ["--database-pooler", "transaction"];
+    assert_eq!(migrate(&[&through[..], &["--dry-run"]].concat()).status.code(), Some(3));
+    let done = migrate(&through);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(migrate(&[&through[..], &["--dry-run"]].concat()).status.code(), Some(0));
+    let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    let left: i64 = connect(&url).await.query_one(invalid, &[]).await.unwrap().get(0);
+    assert_eq!(left, 0);
+}
+
 /// The limit of a statement cannot be set through the pooler: the server must cancel what takes too long itself, or
 /// two stuck statements would hold both connections for ever.
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +156,7 @@ async fn a_stuck_statement_is_cancelled_through_the_pooler() {
     let url = SHARED.database().await;
     let bouncer = PgBouncer::start(&url).await;
     let mut settings = settings(&bouncer.url);
-    settings.capacity.pooler = Pooler::Transaction;
+    settings.data.pooler = Pooler::Transaction;
     let server = TestServer::start(settings).await;
     let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
     let blocker = connect(&url).await;

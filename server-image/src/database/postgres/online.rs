@@ -42,15 +42,23 @@ impl PostgresConnection {
             if !statements.query(client, known, &[&migration.name]).await?.is_empty() {
                 continue;
             }
-            // Building may take longer than a statement is allowed to, and no transaction is there to limit this to.
-            client.batch_execute("SET statement_timeout = 0").await?;
-            let built = until_valid(client, statements, index, migration.postgres).await;
-            client.batch_execute("RESET statement_timeout").await?;
-            built?;
+            self.build(client, index, migration.postgres).await?;
             let record = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING";
             statements.query(client, record, &[&migration.name]).await?;
         }
         Ok(())
+    }
+
+    async fn build(&self, client: &Client, index: &str, create: &str) -> Result<(), DatabaseError> {
+        if self.statements.canceller().is_some() {
+            // A pooler hands on no limit of ours, and what is set here would stay with a connection that others use.
+            return until_valid(client, &self.statements, index, create).await;
+        }
+        // Building may take longer than a statement is allowed to, and no transaction is there to limit this to.
+        client.batch_execute("SET statement_timeout = 0").await?;
+        let built = until_valid(client, &self.statements, index, create).await;
+        client.batch_execute("RESET statement_timeout").await?;
+        built
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp_server::cache::CacheSettings;
+use mcp_server::database::Pooler;
 use mcp_server::mcp::sessions::Stay;
 use mcp_server::mcp::{HostPolicy, Names, OriginPolicy};
 use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, Settings};
@@ -48,6 +49,7 @@ pub fn settings(database_url: &str) -> Settings {
         },
         data: Data {
             database: database_url.parse().unwrap(),
+            pooler: Pooler::None,
             redis_url: None,
             sessions: Stay {
                 idle: Duration::from_mins(5),
