@@ -222,16 +222,31 @@ async fn indexes_are_built_while_the_database_is_in_use() {
     open().migrate(shared_context::MIGRATIONS).await.unwrap();
     let mut writer = connect(&url).await;
     let other = connect(&url).await;
-    for left in [
-        "DROP INDEX messages_by_parent",
-        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_by_parent'::regclass",
+    let half_built = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_by_parent'::regclass";
+    for (index, step, left) in [
+        (
+            "messages_by_parent",
+            "shared_context_3_messages_by_parent",
+            "DROP INDEX messages_by_parent",
+        ),
+        ("messages_by_parent", "shared_context_3_messages_by_parent", half_built),
+        (
+            "messages_by_sender",
+            "shared_context_search_1_messages_by_sender",
+            "DROP INDEX messages_by_sender",
+        ),
+        (
+            "messages_by_time",
+            "shared_context_search_2_messages_by_time",
+            "DROP INDEX messages_by_time",
+        ),
     ] {
         other.batch_execute(left).await.unwrap();
-        other
-            .batch_execute("DELETE FROM schema_migrations WHERE name = 'shared_context_3_messages_by_parent'")
-            .await
-            .unwrap();
-        assert!(!is_valid(&other, "messages_by_parent").await);
+        let forgotten = other
+            .execute("DELETE FROM schema_migrations WHERE name = $1", &[&step])
+            .await;
+        assert_eq!(forgotten.unwrap(), 1);
+        assert!(!is_valid(&other, index).await);
         // An open transaction that wrote to the table: building must wait for it, writers must not.
         let open_transaction = writer.transaction().await.unwrap();
         open_transaction
@@ -267,6 +282,6 @@ async fn indexes_are_built_while_the_database_is_in_use() {
         for result in building.await.unwrap() {
             result.unwrap();
         }
-        assert!(is_valid(&other, "messages_by_parent").await, "{left}");
+        assert!(is_valid(&other, index).await, "{left}");
     }
 }

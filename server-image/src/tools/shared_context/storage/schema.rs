@@ -15,7 +15,8 @@ pub const MIGRATIONS: &[Migration] = &[
         postgres: POSTGRES_2,
         sqlite: SQLITE_2,
     },
-    search::INDEXES,
+    search::BY_SENDER,
+    search::BY_TIME,
     Migration {
         name: "shared_context_3_messages_by_parent",
         postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_by_parent ON messages (session_id, parent_message_id) \
