@@ -1,6 +1,8 @@
 //! The same server for one client that starts it as a program of its own, such as a desktop application: messages come
 //! in on standard input and go out on standard output, one in a line; logs go to standard error.
 
+use std::sync::Arc;
+
 use prometheus_client::registry::Registry;
 use rmcp::ServiceExt;
 use rmcp::service::ServerInitializeError;
@@ -9,13 +11,15 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::cache::Cache;
 use crate::changes::{Changes, Relay};
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, PoolSettings};
 use crate::drain::Drain;
 use crate::mcp::McpHandler;
 use crate::mcp::sessions::SessionRecords;
+use crate::metrics::{container, process};
 use crate::migrate;
 use crate::report::Performance;
 use crate::server::{Settings, StartError, catalog};
+use crate::telemetry::Observer;
 
 /// A client that could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +43,14 @@ pub enum StdioError {
 /// # Errors
 /// [`StdioError`] says what cannot work.
 pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
-    let database = Database::open(
-        &settings.data.database,
-        settings.tuning.pool_max,
-        &mut Registry::default(),
-    )?;
+    let mut registry = Registry::default();
+    process::register(&mut registry);
+    container::register(&mut registry);
+    let pool = PoolSettings {
+        max: settings.tuning.pool_max,
+        pooler: settings.data.pooler,
+    };
+    let database = Database::open_pooled(&settings.data.database, pool, &mut registry)?;
     database.migrate(&migrate::steps()).await?;
     let mut beside = JoinSet::new();
     let changes = match &database {
@@ -55,12 +62,16 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
         Database::Sqlite(_) => Changes::alone(),
     };
     let redis_url = settings.data.redis_url.as_deref();
-    let cache =
-        Cache::open(settings.cache, database.clone(), redis_url, &mut Registry::default()).map_err(StartError::from)?;
-    let (catalog, chores) = catalog(settings, &database, &cache, &changes, &Performance::default())?;
+    let cache = Cache::open(settings.cache, database.clone(), redis_url, &mut registry).map_err(StartError::from)?;
+    let performance = Performance::default();
+    let (catalog, chores) = catalog(settings, &database, &cache, &changes, &performance)?;
+    let observer = Observer::new(&mut registry, catalog.tools.names(), settings.telemetry.slow_call, None);
+    performance.attach(Arc::new(registry));
+    beside.spawn(performance.watch());
     beside.spawn(chores.run());
     beside.spawn(cache.upkeep());
     let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
+    let handler = handler.with_observer(observer);
     match handler.serve(stdio_pipes()).await {
         Ok(service) => {
             service.waiting().await?;

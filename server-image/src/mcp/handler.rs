@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
+use http::HeaderMap;
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
     ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsRequestMethod, ListPromptsResult,
@@ -20,6 +21,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::called;
@@ -30,11 +32,14 @@ use super::subscriptions::{self, Follows};
 use crate::changes::Changes;
 use crate::database::DatabaseError;
 use crate::drain::Drain;
-use crate::metrics::requests::Outcome;
+use crate::metrics::agents::ActiveAgents;
+use crate::metrics::requests::{Operation, Outcome};
 use crate::metrics::sessions::{SessionClock, SessionMetrics};
-use crate::telemetry::Followed;
+use crate::telemetry::{Followed, Observed, Observer};
 use crate::tools::{CallContext, Called, Catalog};
 
+/// Value of the label `mcp_protocol_version` for calls on standard input.
+const STDIO: &str = "stdio";
 /// How long clients may keep lists. They change only with the server's version, or with news of it.
 const LISTS_FRESH: Duration = Duration::from_mins(5);
 
@@ -51,6 +56,8 @@ pub struct McpHandler {
     follows: Follows,
     drain: Drain,
     sessions: Option<SessionMetrics>,
+    /// Who is told of calls that no endpoint in front tells of.
+    observer: Option<Arc<Observer>>,
     /// Runs while the session of a client up to 2025-11-25 does.
     session: Arc<OnceLock<SessionClock>>,
 }
@@ -67,6 +74,7 @@ impl McpHandler {
             follows: Follows::default(),
             drain,
             sessions: None,
+            observer: None,
             session: Arc::default(),
         }
     }
@@ -76,6 +84,24 @@ impl McpHandler {
     pub fn with_session_metrics(mut self, sessions: SessionMetrics) -> Self {
         self.sessions = Some(sessions);
         self
+    }
+
+    /// Tells `observer` of calls, for a server without an endpoint in front.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    fn observe(&self, tool: &str) -> Option<Observed> {
+        let observer = self.observer.as_ref()?;
+        let operation = Operation {
+            method: message::TOOLS_CALL,
+            tool: self.catalog.tools.known_name(tool).unwrap_or(message::UNKNOWN_TOOL),
+            protocol_version: STDIO,
+        };
+        let followed = Arc::new(Followed::new(&HeaderMap::new(), ActiveAgents::default()));
+        Some(observer.begin(operation, followed, None, Instant::now()))
     }
 
     /// The handler of another session, or of one request of a client that has none.
@@ -158,6 +184,7 @@ impl ServerHandler for McpHandler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let name = request.name.clone();
+        let (began, observed) = (Instant::now(), self.observe(&name));
         let running = self
             .catalog
             .tools
@@ -168,7 +195,11 @@ impl ServerHandler for McpHandler {
             Err(unknown) => Err(unknown),
         };
         let called = called.unwrap_or_else(Called::Refused);
-        note(&context, called::outcome(&called));
+        let outcome = called::outcome(&called);
+        note(&context, outcome);
+        if let Some(observed) = observed {
+            observed.ended(outcome, Some(began.elapsed()));
+        }
         called::answer(called)
     }
 

@@ -32,7 +32,7 @@ const PING: &str = "ping";
 /// Stands for whatever is not on a list.
 const OTHER: &str = "other";
 /// Stands for tools that do not exist.
-const UNKNOWN_TOOL: &str = "unknown";
+pub(super) const UNKNOWN_TOOL: &str = "unknown";
 
 /// Revisions of the protocol; metrics know no others.
 const PROTOCOL_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];

@@ -17,9 +17,14 @@ struct Desktop {
 
 impl Desktop {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
             .args(["stdio", "--fixtures", "conformance"])
+            .args(flags)
             .current_dir(folder.path())
             .env_remove("PGHOST")
             .env("RUST_LOG", "debug")
@@ -119,6 +124,36 @@ async fn a_desktop_client_is_served_in_either_era() {
         }
         desktop.close().await;
     }
+}
+
+/// Who runs the server on a desktop has no /metrics to look at: the report is all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_client_gets_the_performance_report() {
+    let key = "a key of more than thirty-two characters";
+    let mut desktop = Desktop::start_with(&["--api-key", key]);
+    let client =
+        json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "d", "version": "1"}});
+    desktop.request("initialize", client).await;
+    desktop
+        .send(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+        .await;
+    let mut call = async |tool: &str, arguments: Value| {
+        let called = desktop
+            .request("tools/call", json!({"name": tool, "arguments": arguments}))
+            .await;
+        called["result"]["structuredContent"].clone()
+    };
+    let who = json!({"agent_id": "ann", "agent_type": "admin", "requested_permissions": ["admin"], "api_key": key});
+    let token = call("authenticate_agent", who).await["token"].clone();
+    call("list_memory", json!({"auth_token": token})).await;
+    let report = call("get_performance_metrics", json!({"auth_token": token})).await;
+    let figures = &report["performance"]["figures"];
+    assert_eq!(
+        (&report["success"], &figures["requests"]["count"]),
+        (&json!(true), &json!(2.0)),
+        "{report}"
+    );
+    assert!(figures["memory"]["resident"].as_f64().unwrap() > 1e6, "{report}");
 }
 
 /// A client that only looks whether the program exists must not get an error.
