@@ -5,6 +5,7 @@
 
 pub mod diagnosis;
 pub mod figures;
+pub mod finding;
 mod performance;
 mod rules;
 pub mod scrape;

@@ -1,7 +1,7 @@
 //! What can be wrong with a server: for each kind of trouble the figure that shows it, its limit, and the advice.
 
-use super::diagnosis::{Area, Evidence, Finding, Severity, Unit};
 use super::figures::Figures;
+use super::finding::{Area, Evidence, Finding, Severity, Unit};
 use super::thresholds::{
     CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, LATENCY_P95,
     MEMORY_UTILIZATION, MISS_RATIO, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, SHED_RATIO, SLOT_UTILIZATION,
@@ -19,7 +19,6 @@ const COMFORTABLE: f64 = 0.7;
 pub(super) struct Rule {
     area: Area,
     figure: &'static str,
-    unit: Unit,
     threshold: Threshold,
     read: fn(&Figures) -> Option<f64>,
     problem: fn(&Figures, String) -> String,
@@ -41,11 +40,11 @@ impl Rule {
             } else {
                 Severity::Warning
             },
-            problem: (self.problem)(figures, self.unit.show(value)),
+            problem: (self.problem)(figures, self.threshold.unit.show(value)),
             evidence: Evidence {
                 figure: self.figure,
                 value,
-                unit: self.unit,
+                unit: self.threshold.unit,
                 threshold: self.threshold.warning,
                 source: self.threshold.source,
             },
@@ -59,7 +58,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Errors,
         figure: "mcp_requests_total{status=\"error\"} ÷ mcp_requests_total",
-        unit: Unit::Ratio,
         threshold: ERROR_RATIO,
         read: |figures| enough(figures).and(figures.requests.error_ratio),
         problem: |_, share| format!("{share} of requests fail by the server's own fault"),
@@ -72,7 +70,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Queueing,
         figure: "mcp_requests_total{status=\"shed\"} ÷ mcp_requests_total",
-        unit: Unit::Ratio,
         threshold: SHED_RATIO,
         read: |figures| enough(figures).and(figures.requests.shed_ratio),
         problem: |_, share| {
@@ -83,7 +80,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Latency,
         figure: "p95 of mcp_request_duration_seconds",
-        unit: Unit::Seconds,
         threshold: LATENCY_P95,
         read: |figures| figures.latency.p95,
         problem: |_, time| format!("one request in twenty takes longer than {time}"),
@@ -99,7 +95,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Queueing,
         figure: "mean of mcp_queue_seconds ÷ mean of mcp_request_duration_seconds",
-        unit: Unit::Ratio,
         threshold: QUEUE_SHARE,
         read: queue_share,
         problem: |_, share| format!("{share} of the mean request's time is waiting for a slot"),
@@ -108,7 +103,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Queueing,
         figure: "mcp_slot_busy_seconds_total ÷ (time × mcp_concurrency_limit)",
-        unit: Unit::Ratio,
         threshold: SLOT_UTILIZATION,
         read: |figures| figures.slots.utilization,
         problem: |_, share| format!("{share} of the slots are busy all the time"),
@@ -117,7 +111,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Cpu,
         figure: "process_cpu_seconds_total ÷ (time × mcp_cpu_limit_cores)",
-        unit: Unit::Ratio,
         threshold: CPU_UTILIZATION,
         read: |figures| figures.cpu.utilization,
         problem: |_, share| format!("{share} of the CPU that this server may use is used"),
@@ -126,7 +119,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Cpu,
         figure: "mcp_cpu_throttled_seconds_total ÷ time",
-        unit: Unit::Ratio,
         threshold: CPU_THROTTLED,
         read: |figures| figures.cpu.throttled,
         problem: |_, share| format!("{share} of the time the container is made to wait for its CPU limit"),
@@ -135,7 +127,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Pool,
         figure: "db_client_connection_wait_time_seconds per request ÷ mean of mcp_service_seconds",
-        unit: Unit::Ratio,
         threshold: POOL_WAIT_SHARE,
         read: pool_wait_share,
         problem: |_, share| format!("{share} of the service time is waiting for a connection to the database"),
@@ -144,7 +135,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Pool,
         figure: "used connections ÷ db_client_connection_max",
-        unit: Unit::Ratio,
         threshold: POOL_UTILIZATION,
         read: |figures| enough(figures).and(figures.pool.utilization),
         problem: |_, share| format!("{share} of the connection pool is in use"),
@@ -153,7 +143,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Database,
         figure: "mean of db_client_connection_use_time_seconds",
-        unit: Unit::Seconds,
         threshold: DATABASE_SECONDS,
         read: |figures| enough(figures).and(figures.database.hold.mean),
         problem: |_, time| format!("the database keeps a connection busy for {time} in the mean"),
@@ -166,7 +155,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Database,
         figure: "db_client_connection_use_time_seconds per request ÷ mean of mcp_service_seconds",
-        unit: Unit::Ratio,
         threshold: DATABASE_SHARE,
         read: |figures| database_share(figures).filter(|_| is_slow(figures)),
         problem: |_, share| format!("{share} of the service time is spent with the database"),
@@ -175,7 +163,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Database,
         figure: "mcp_database_backends ÷ mcp_database_max_connections",
-        unit: Unit::Ratio,
         threshold: DATABASE_CONNECTIONS,
         read: |figures| figures.database.connections_used,
         problem: |_, share| format!("{share} of the connections that the database allows are taken"),
@@ -184,7 +171,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Cache,
         figure: "1 − mcp_cache_requests_total{result=\"hit\"} ÷ look-ups",
-        unit: Unit::Ratio,
         threshold: MISS_RATIO,
         read: |figures| {
             let lookups = figures.cache.lookups.filter(|lookups| *lookups >= LOOKUPS_MIN);
@@ -199,7 +185,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         area: Area::Memory,
         figure: "mcp_memory_used_bytes ÷ mcp_memory_limit_bytes",
-        unit: Unit::Ratio,
         threshold: MEMORY_UTILIZATION,
         read: |figures| figures.memory.utilization,
         problem: |_, share| format!("{share} of the memory that this server may use is used"),
@@ -226,18 +211,20 @@ pub(super) fn database_share(figures: &Figures) -> Option<f64> {
     share(figures.database.per_request?, figures.service.mean?)
 }
 
+fn reaches(value: Option<f64>, limit: f64) -> bool {
+    value.is_some_and(|value| value >= limit)
+}
+
 fn share(part: f64, whole: f64) -> Option<f64> {
     (whole > 0.0).then(|| (part / whole).min(1.0))
 }
 
 /// Whether callers notice: the time is long, or slots are short.
 pub(super) fn is_slow(figures: &Figures) -> bool {
-    let reaches = |value: Option<f64>, limit: f64| value.is_some_and(|value| value >= limit);
     reaches(figures.latency.p95.or(figures.latency.mean), LATENCY_P95.warning) || is_short_of_slots(figures)
 }
 
 pub(super) fn is_short_of_slots(figures: &Figures) -> bool {
-    let reaches = |value: Option<f64>, limit: f64| value.is_some_and(|value| value >= limit);
     reaches(enough(figures).and(figures.requests.shed_ratio), SHED_RATIO.warning)
         || reaches(queue_share(figures), QUEUE_SHARE.warning)
         || reaches(figures.slots.utilization, SLOT_UTILIZATION.warning)

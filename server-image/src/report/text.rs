@@ -3,8 +3,8 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::Report;
-use super::diagnosis::{Finding, Severity};
 use super::figures::{Figures, Times};
+use super::finding::{Finding, Severity};
 
 impl Display for Report {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
