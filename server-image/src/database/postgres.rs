@@ -5,27 +5,27 @@
 //! statement that takes too long is cancelled from here, because the limit cannot be set on the connection.
 
 mod cancel;
+mod connection;
+mod migrations;
+mod online;
 mod pool;
 mod statements;
 
-mod online;
+pub use connection::{PostgresConnection, PostgresTransaction};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Transaction;
-use futures::future::{join_all, join3};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
-use tokio_postgres::{CancelToken, Row};
 
 use self::cancel::Canceller;
-use self::pool::{Borrowed, CONNECT, Connections};
-use self::statements::{Parameters, Queries, Statements};
+use self::pool::{CONNECT, Connections};
+use self::statements::Statements;
 use super::heard::{Ears, Heard};
 use super::{DatabaseError, Migration, PoolSettings, PoolStatus, Pooler};
 use crate::lock;
@@ -37,8 +37,6 @@ const STATEMENT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(6);
 /// Longest wait for other replicas that migrate at the same time.
 const MIGRATION: Duration = Duration::from_mins(1);
-/// Key of the advisory lock that lets one replica migrate at a time; any constant that nobody else uses.
-const MIGRATION_LOCK: i64 = 0x6d63_7073_6361_6c65;
 
 /// A Postgres database with its pool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -161,12 +159,11 @@ impl PostgresDatabase {
 
     async fn any_connection(&self) -> Result<PostgresConnection, DatabaseError> {
         let borrowed = self.pool.take().await?;
-        Ok(PostgresConnection {
+        Ok(PostgresConnection::new(
             borrowed,
-            statements: self.statements.clone(),
-            health: Arc::clone(&self.health),
-            silent: AtomicBool::new(false),
-        })
+            self.statements.clone(),
+            Arc::clone(&self.health),
+        ))
     }
 
     /// What is heard from now on, on whichever connection.
@@ -284,220 +281,4 @@ const fn count(value: usize) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "counts of connections are far below 2^52")]
 const fn figure(value: i64) -> f64 {
     value as f64
-}
-
-/// A borrowed connection; it goes back to the pool when dropped, unless it has fallen silent.
-#[derive(Debug)]
-pub struct PostgresConnection {
-    borrowed: Borrowed,
-    statements: Statements,
-    health: Arc<Health>,
-    silent: AtomicBool,
-}
-
-impl PostgresConnection {
-    /// Whether the connection has ended.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.borrowed.client().map_or(true, |client| client.is_closed())
-    }
-
-    /// Runs a statement and returns its rows.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
-    pub async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DatabaseError> {
-        let client = self.borrowed.client()?;
-        self.watch()?.query(client, &self.statements, sql, parameters).await
-    }
-
-    /// Runs a statement that returns at most one row.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
-    pub async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, DatabaseError> {
-        Ok(self.query(sql, parameters).await?.into_iter().next())
-    }
-
-    /// Runs a statement that returns one row.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
-    pub async fn query_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, DatabaseError> {
-        self.query_opt(sql, parameters).await?.ok_or(DatabaseError::NoRow)
-    }
-
-    /// Runs `statements` as one transaction, all sent at once: one round trip, however many they are. If one fails,
-    /// none has happened. Each answer is the rows of its statement.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] of the first statement that Postgres refuses, or when it does not answer in time.
-    pub async fn transact(&self, statements: &[(&str, Parameters<'_>)]) -> Result<Vec<Vec<Row>>, DatabaseError> {
-        let client = self.borrowed.client()?;
-        let transaction = async {
-            let mut known = Vec::with_capacity(statements.len());
-            for (sql, _) in statements {
-                known.push(self.statements.know(client, sql).await?);
-            }
-            let work = known
-                .iter()
-                .zip(statements)
-                .map(|(statement, (sql, parameters))| statement.run(client, sql, parameters));
-            // All are sent when they are first polled, in this order, so that not even a caller that gives up leaves
-            // a transaction open. After a refusal Postgres makes a ROLLBACK of the COMMIT.
-            let (begun, answers, committed) = join3(
-                client.batch_execute("BEGIN"),
-                join_all(work),
-                client.batch_execute("COMMIT"),
-            )
-            .await;
-            begun?;
-            let answers = answers.into_iter().collect::<Result<_, _>>()?;
-            committed?;
-            Ok(answers)
-        };
-        self.watch()?.answer(transaction).await
-    }
-
-    /// Begins a transaction; dropping it rolls back.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres does not answer in time.
-    pub async fn transaction(&mut self) -> Result<PostgresTransaction<'_>, DatabaseError> {
-        let watch = Watch {
-            health: &self.health,
-            silent: &self.silent,
-            cancel: self.cancel_token()?,
-        };
-        let client = self.borrowed.client_mut()?;
-        let transaction = watch.answer(client.transaction()).await?;
-        Ok(PostgresTransaction {
-            transaction,
-            statements: &self.statements,
-            watch,
-        })
-    }
-
-    fn watch(&self) -> Result<Watch<'_>, DatabaseError> {
-        Ok(Watch {
-            health: &self.health,
-            silent: &self.silent,
-            cancel: self.cancel_token()?,
-        })
-    }
-
-    /// What cancels a statement, where only the client can.
-    fn cancel_token(&self) -> Result<Option<(Canceller, CancelToken)>, DatabaseError> {
-        let Some(canceller) = self.statements.canceller() else {
-            return Ok(None);
-        };
-        Ok(Some((canceller.clone(), self.borrowed.client()?.cancel_token())))
-    }
-
-    async fn migrate(&mut self, migrations: &[Migration]) -> Result<(), DatabaseError> {
-        let transaction = self.borrowed.client_mut()?.transaction().await?;
-        // Waiting for the lock while another replica migrates may take longer than a statement is allowed to.
-        transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        let lock = "SELECT pg_advisory_xact_lock($1)";
-        self.statements.query(&transaction, lock, &[&MIGRATION_LOCK]).await?;
-        transaction
-            .batch_execute(
-                "CREATE TABLE IF NOT EXISTS schema_migrations \
-                 (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
-            )
-            .await?;
-        for migration in migrations.iter().filter(|step| step.online_index().is_none()) {
-            let new = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING name";
-            let new = self.statements.query(&transaction, new, &[&migration.name]).await?;
-            if !new.is_empty() {
-                transaction.batch_execute(migration.postgres).await?;
-            }
-        }
-        Ok(transaction.commit().await?)
-    }
-}
-
-impl Drop for PostgresConnection {
-    fn drop(&mut self) {
-        // A connection that did not answer may still be stuck: the pool opens a new one instead.
-        if self.silent.load(Ordering::Relaxed) {
-            self.borrowed.discard();
-        }
-    }
-}
-
-/// A transaction on a borrowed connection.
-pub struct PostgresTransaction<'a> {
-    transaction: Transaction<'a>,
-    statements: &'a Statements,
-    watch: Watch<'a>,
-}
-
-impl PostgresTransaction<'_> {
-    /// Runs a statement that returns at most one row.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
-    pub async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, DatabaseError> {
-        let rows = self
-            .watch
-            .query(&self.transaction, self.statements, sql, parameters)
-            .await?;
-        Ok(rows.into_iter().next())
-    }
-
-    /// Makes it last.
-    ///
-    /// # Errors
-    /// [`DatabaseError`] when Postgres does not confirm it in time; the outcome is then unknown.
-    pub async fn commit(self) -> Result<(), DatabaseError> {
-        self.watch.answer(self.transaction.commit()).await
-    }
-}
-
-/// Watches that answers come in time.
-struct Watch<'a> {
-    health: &'a Health,
-    silent: &'a AtomicBool,
-    cancel: Option<(Canceller, CancelToken)>,
-}
-
-impl Watch<'_> {
-    async fn query<C: Queries>(
-        &self,
-        client: &C,
-        statements: &Statements,
-        sql: &str,
-        parameters: Parameters<'_>,
-    ) -> Result<Vec<Row>, DatabaseError> {
-        self.answer(statements.query(client, sql, parameters)).await
-    }
-
-    async fn answer<T>(
-        &self,
-        operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T, DatabaseError> {
-        tokio::pin!(operation);
-        let mut result = timeout(STATEMENT, operation.as_mut()).await;
-        if result.is_err() {
-            self.cancel_statement();
-            result = timeout(ANSWER.saturating_sub(STATEMENT), operation).await;
-        }
-        let Ok(result) = result else {
-            self.silent.store(true, Ordering::Relaxed);
-            return Err(DatabaseError::NoAnswer(ANSWER));
-        };
-        // A refusal is an answer too; only a lost connection is not.
-        if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
-            self.health.answered();
-        }
-        Ok(result?)
-    }
-
-    /// Where the server itself does not limit statements, asks it to stop working on this one.
-    fn cancel_statement(&self) {
-        if let Some((canceller, token)) = &self.cancel {
-            canceller.cancel(token.clone());
-        }
-    }
 }

@@ -1,0 +1,218 @@
+//! A connection that is used: its statements, its transactions, and that answers come in time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use deadpool_postgres::Transaction;
+use futures::future::{join_all, join3};
+use tokio::time::timeout;
+use tokio_postgres::{CancelToken, Row};
+
+use super::cancel::Canceller;
+use super::pool::Borrowed;
+use super::statements::{Parameters, Queries, Statements};
+use super::{ANSWER, Health, STATEMENT};
+use crate::database::DatabaseError;
+
+/// A borrowed connection; it goes back to the pool when dropped, unless it has fallen silent.
+#[derive(Debug)]
+pub struct PostgresConnection {
+    pub(super) borrowed: Borrowed,
+    pub(super) statements: Statements,
+    health: Arc<Health>,
+    silent: AtomicBool,
+}
+
+impl PostgresConnection {
+    pub(super) const fn new(borrowed: Borrowed, statements: Statements, health: Arc<Health>) -> Self {
+        Self {
+            borrowed,
+            statements,
+            health,
+            silent: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.borrowed.client().map_or(true, |client| client.is_closed())
+    }
+
+    /// Runs a statement and returns its rows.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
+    pub async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let client = self.borrowed.client()?;
+        self.watch()?.query(client, &self.statements, sql, parameters).await
+    }
+
+    /// Runs a statement that returns at most one row.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
+    pub async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, DatabaseError> {
+        Ok(self.query(sql, parameters).await?.into_iter().next())
+    }
+
+    /// Runs a statement that returns one row.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
+    pub async fn query_one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Row, DatabaseError> {
+        self.query_opt(sql, parameters).await?.ok_or(DatabaseError::NoRow)
+    }
+
+    /// Runs `statements` as one transaction, all sent at once: one round trip, however many they are. If one fails,
+    /// none has happened. Each answer is the rows of its statement.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] of the first statement that Postgres refuses, or when it does not answer in time.
+    pub async fn transact(&self, statements: &[(&str, Parameters<'_>)]) -> Result<Vec<Vec<Row>>, DatabaseError> {
+        let client = self.borrowed.client()?;
+        let transaction = async {
+            let mut known = Vec::with_capacity(statements.len());
+            for (sql, _) in statements {
+                known.push(self.statements.know(client, sql).await?);
+            }
+            let work = known
+                .iter()
+                .zip(statements)
+                .map(|(statement, (sql, parameters))| statement.run(client, sql, parameters));
+            // All are sent when they are first polled, in this order, so that not even a caller that gives up leaves
+            // a transaction open. After a refusal Postgres makes a ROLLBACK of the COMMIT.
+            let (begun, answers, committed) = join3(
+                client.batch_execute("BEGIN"),
+                join_all(work),
+                client.batch_execute("COMMIT"),
+            )
+            .await;
+            begun?;
+            let answers = answers.into_iter().collect::<Result<_, _>>()?;
+            committed?;
+            Ok(answers)
+        };
+        self.watch()?.answer(transaction).await
+    }
+
+    /// Begins a transaction; dropping it rolls back.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres does not answer in time.
+    pub async fn transaction(&mut self) -> Result<PostgresTransaction<'_>, DatabaseError> {
+        let watch = Watch {
+            health: &self.health,
+            silent: &self.silent,
+            cancel: self.cancel_token()?,
+        };
+        let client = self.borrowed.client_mut()?;
+        let transaction = watch.answer(client.transaction()).await?;
+        Ok(PostgresTransaction {
+            transaction,
+            statements: &self.statements,
+            watch,
+        })
+    }
+
+    fn watch(&self) -> Result<Watch<'_>, DatabaseError> {
+        Ok(Watch {
+            health: &self.health,
+            silent: &self.silent,
+            cancel: self.cancel_token()?,
+        })
+    }
+
+    /// What cancels a statement, where only the client can.
+    fn cancel_token(&self) -> Result<Option<(Canceller, CancelToken)>, DatabaseError> {
+        let Some(canceller) = self.statements.canceller() else {
+            return Ok(None);
+        };
+        Ok(Some((canceller.clone(), self.borrowed.client()?.cancel_token())))
+    }
+}
+
+impl Drop for PostgresConnection {
+    fn drop(&mut self) {
+        // A connection that did not answer may still be stuck: the pool opens a new one instead.
+        if self.silent.load(Ordering::Relaxed) {
+            self.borrowed.discard();
+        }
+    }
+}
+
+/// A transaction on a borrowed connection.
+pub struct PostgresTransaction<'a> {
+    transaction: Transaction<'a>,
+    statements: &'a Statements,
+    watch: Watch<'a>,
+}
+
+impl PostgresTransaction<'_> {
+    /// Runs a statement that returns at most one row.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres refuses it or does not answer in time.
+    pub async fn query_opt(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, DatabaseError> {
+        let rows = self
+            .watch
+            .query(&self.transaction, self.statements, sql, parameters)
+            .await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Makes it last.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when Postgres does not confirm it in time; the outcome is then unknown.
+    pub async fn commit(self) -> Result<(), DatabaseError> {
+        self.watch.answer(self.transaction.commit()).await
+    }
+}
+
+/// Watches that answers come in time.
+struct Watch<'a> {
+    health: &'a Health,
+    silent: &'a AtomicBool,
+    cancel: Option<(Canceller, CancelToken)>,
+}
+
+impl Watch<'_> {
+    async fn query<C: Queries>(
+        &self,
+        client: &C,
+        statements: &Statements,
+        sql: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, DatabaseError> {
+        self.answer(statements.query(client, sql, parameters)).await
+    }
+
+    async fn answer<T>(
+        &self,
+        operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, DatabaseError> {
+        tokio::pin!(operation);
+        let mut result = timeout(STATEMENT, operation.as_mut()).await;
+        if result.is_err() {
+            self.cancel_statement();
+            result = timeout(ANSWER.saturating_sub(STATEMENT), operation).await;
+        }
+        let Ok(result) = result else {
+            self.silent.store(true, Ordering::Relaxed);
+            return Err(DatabaseError::NoAnswer(ANSWER));
+        };
+        // A refusal is an answer too; only a lost connection is not.
+        if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
+            self.health.answered();
+        }
+        Ok(result?)
+    }
+
+    /// Where the server itself does not limit statements, asks it to stop working on this one.
+    fn cancel_statement(&self) {
+        if let Some((canceller, token)) = &self.cancel {
+            canceller.cancel(token.clone());
+        }
+    }
+}
