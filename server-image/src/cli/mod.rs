@@ -4,6 +4,7 @@
 mod auth;
 mod cache;
 mod capacity;
+mod common;
 mod data;
 mod database;
 mod file;
@@ -28,8 +29,8 @@ use crate::auth::InvalidAuth;
 use crate::database::{DatabaseTarget, InvalidTarget, Pooler};
 use crate::limits::InvalidRates;
 use crate::logging::LogFormat;
-use crate::server::{Network, Settings};
-use crate::telemetry::{InvalidEndpoint, TelemetrySettings};
+use crate::server::Settings;
+use crate::telemetry::InvalidEndpoint;
 use crate::tools::shared_context::InvalidApiKeys;
 use crate::tuning::TuningError;
 use crate::tuning::control::InvalidAuthority;
@@ -81,15 +82,7 @@ pub struct Serve {
     #[command(flatten)]
     limits: limits::Flags,
     #[command(flatten)]
-    data: data::Flags,
-    #[command(flatten)]
-    capacity: capacity::Flags,
-    #[command(flatten)]
-    cache: cache::Flags,
-    #[command(flatten)]
-    shared_context: shared_context::Flags,
-    #[command(flatten)]
-    operation: operation::Flags,
+    common: common::Flags,
     #[command(flatten)]
     telemetry: telemetry::Flags,
     /// What `--check` prints: a line for each setting.
@@ -123,17 +116,17 @@ pub struct Migrate {
 
 impl Migrate {
     /// Which database; `variable` looks up an environment variable.
-    /// What stands between this program and Postgres.
-    #[must_use]
-    pub const fn pooler(&self) -> Pooler {
-        self.database.database_pooler
-    }
-
     ///
     /// # Errors
     /// [`InvalidTarget`] names what cannot be used.
     pub fn target(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseTarget, InvalidTarget> {
         self.database.target(variable)
+    }
+
+    /// What stands between this program and Postgres.
+    #[must_use]
+    pub const fn pooler(&self) -> Pooler {
+        self.database.database_pooler
     }
 
     /// Longest wait for the database to answer.
@@ -163,15 +156,7 @@ pub struct Stdio {
     #[command(flatten)]
     file: FileFlag,
     #[command(flatten)]
-    data: data::Flags,
-    #[command(flatten)]
-    capacity: capacity::Flags,
-    #[command(flatten)]
-    cache: cache::Flags,
-    #[command(flatten)]
-    shared_context: shared_context::Flags,
-    #[command(flatten)]
-    operation: operation::Flags,
+    common: common::Flags,
     #[command(flatten)]
     logs: telemetry::LogFlags,
 }
@@ -284,13 +269,8 @@ impl Serve {
             transport: self.transport.settings()?,
             auth: self.auth.settings()?,
             limits: self.limits.settings()?,
-            data: self.data.settings(variable)?,
-            tuning: self.capacity.tuning()?,
-            shared_context: self.shared_context.settings()?,
-            capacity: self.capacity.capacity()?,
-            cache: self.cache.settings(&self.capacity.file()?)?,
-            operation: self.operation.settings(),
             telemetry: self.telemetry.settings()?,
+            ..self.common.settings(variable)?
         })
     }
 }
@@ -307,19 +287,7 @@ impl Stdio {
     /// # Errors
     /// [`InvalidSettings`] names what cannot be used.
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
-        Ok(Settings {
-            network: Network::none(),
-            transport: crate::transport::Settings::default(),
-            auth: crate::auth::Settings::default(),
-            limits: crate::limits::Settings::default(),
-            data: self.data.settings(variable)?,
-            tuning: self.capacity.tuning()?,
-            shared_context: self.shared_context.settings()?,
-            capacity: self.capacity.capacity()?,
-            cache: self.cache.settings(&self.capacity.file()?)?,
-            operation: self.operation.settings(),
-            telemetry: TelemetrySettings::default(),
-        })
+        self.common.settings(variable)
     }
 }
 
