@@ -33,7 +33,7 @@ pub(super) fn answer(body: &[u8]) -> Response<BoxBody<Bytes, Infallible>> {
 }
 
 /// Whether `body` is JSON: as RFC 8259 has it, text in UTF-8 of the right grammar, however deep and whatever it means.
-pub(super) fn is_json(body: &[u8]) -> bool {
+fn is_json(body: &[u8]) -> bool {
     // What serde_json only skips, it does not check to be UTF-8.
     std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
