@@ -38,6 +38,13 @@ async fn count(server: &TestServer, session: &Value) -> i64 {
     let count = page["total_count"].as_i64().unwrap_or_else(|| panic!("{page}"));
     let shown = view["message_count"].as_i64().unwrap();
     assert!(shown >= count.min(50), "the view was read later: {shown} and {count}");
+    let everything = json!({"session_id": session, "query": "m", "fuzzy_threshold": 0, "limit": 100});
+    let found = server.client.call("search_context", everything).await;
+    let found = found["message_count"].as_i64().unwrap_or_else(|| panic!("{found}"));
+    assert!(
+        found >= count.min(100),
+        "the search was done later: {found} and {count}"
+    );
     count
 }
 
@@ -170,13 +177,13 @@ async fn replicas_share_what_one_has_read() {
     let session = session(&a).await;
     add(&a, &session).await;
     count(&a, &session).await;
-    until("header, view and page are in Redis", async || {
-        (redis.keys().await.len() == 3).then_some(())
+    until("header, view, page and search are in Redis", async || {
+        (redis.keys().await.len() == 4).then_some(())
     })
     .await;
     let b = start(&url, Some(&redis.url), Duration::ZERO).await;
     assert_eq!(count(&b, &session).await, 1);
-    assert_eq!(hits(&b, "l2").await, 3.0);
+    assert_eq!(hits(&b, "l2").await, 4.0);
     assert_eq!(
         b.scrape().await.value("mcp_cache_load_seconds_count", &[]),
         0.0,
@@ -248,11 +255,15 @@ async fn nobody_gets_what_was_cached_for_another() {
     }
 }
 
-fn reads(session: &Value, agent: &str) -> [(&'static str, Value); 3] {
+fn reads(session: &Value, agent: &str) -> [(&'static str, Value); 4] {
     [
         ("get_messages", json!({"session_id": session, "agent_id": agent})),
         ("get_session", json!({"session_id": session, "agent_id": agent})),
         ("get_memory", json!({"key": "k", "agent_id": agent})),
+        (
+            "search_context",
+            json!({"session_id": session, "query": "ecre", "fuzzy_threshold": 0, "agent_id": agent}),
+        ),
     ]
 }
 

@@ -41,6 +41,7 @@ mod report;
 mod resources;
 mod rest;
 mod retention;
+mod search_cache;
 mod search_storage;
 mod search_tools;
 mod sessions;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures::future::join_all;
 use futures::poll;
 use jiff::{SignedDuration, Timestamp};
-use mcp_server::tools::shared_context::search::{Found, Ranking, SearchQuery, SenderQuery, TimeQuery, Wanted};
+use mcp_server::tools::shared_context::search::{SearchQuery, SearchResults, SenderQuery, TimeQuery, Wanted};
 use mcp_server::tools::shared_context::{
     Agent, Message, MessageQuery, NewMessage, NewSession, Storage, StorageError, Visibility,
 };
@@ -48,13 +48,13 @@ async fn add(storage: &dyn Storage, message: NewMessage) -> i64 {
     storage.add_message(message).await.unwrap().id
 }
 
-fn wanted(query: &str, threshold: f64) -> Ranking {
-    Ranking::new(Wanted {
+fn wanted(query: &str, threshold: f64) -> Wanted {
+    Wanted {
         query: query.to_owned(),
         threshold,
         limit: 100,
         metadata: true,
-    })
+    }
 }
 
 fn search(session_id: &str, reader: Agent) -> SearchQuery {
@@ -65,8 +65,8 @@ fn search(session_id: &str, reader: Agent) -> SearchQuery {
     }
 }
 
-fn ids(found: &[Found]) -> Vec<i64> {
-    found.iter().map(|found| found.message.id).collect()
+fn ids(found: &SearchResults) -> Vec<i64> {
+    found.best.iter().map(|found| found.message.id).collect()
 }
 
 fn contents(messages: &[Message]) -> Vec<&str> {
@@ -110,9 +110,9 @@ async fn equal_texts_are_different_messages() {
             .unwrap();
         expected.reverse();
         assert_eq!(ids(&found), expected, "{kind}: the newest of equals first");
-        let senders: Vec<&str> = found.iter().map(|found| found.message.sender.as_str()).collect();
+        let senders: Vec<&str> = found.best.iter().map(|found| found.message.sender.as_str()).collect();
         assert_eq!(senders, ["ann", "bob", "ann"], "{kind}");
-        assert!(found.iter().all(|found| found.score == 100.0), "{kind}: {found:?}");
+        assert!(found.best.iter().all(|found| found.score == 100.0), "{kind}: {found:?}");
     }
 }
 
@@ -138,14 +138,14 @@ async fn sender_content_and_metadata_are_searched() {
             ("submarine", true, vec![]),
             ("Bartholomew two", true, vec![by_bob]),
         ] {
-            let ranking = Ranking::new(Wanted {
+            let wanted = Wanted {
                 query: query.to_owned(),
                 threshold: 90.0,
                 limit: 10,
                 metadata: with,
-            });
+            };
             let found = storage
-                .search(search(&session, Agent::named("eve")), ranking)
+                .search(search(&session, Agent::named("eve")), wanted)
                 .await
                 .unwrap();
             assert_eq!(ids(&found), expected, "{kind}: {query}, metadata {with}");
@@ -173,8 +173,8 @@ async fn every_message_is_searched() {
                 .search(search(&session, Agent::named("eve")), wanted("needle", 100.0))
                 .await
                 .unwrap();
-            assert_eq!(found.len(), 1, "{kind}, {name}");
-            assert_eq!(found[0].message.content, "the needle", "{kind}, {name}");
+            assert_eq!(found.best.len(), 1, "{kind}, {name}");
+            assert_eq!(found.best[0].message.content, "the needle", "{kind}, {name}");
         }
     }
 }
@@ -238,7 +238,7 @@ async fn private_messages_are_not_found_by_others() {
                 .search(query, wanted("secret private agent_only admin_only", 0.0))
                 .await
                 .unwrap();
-            let mut messages: Vec<Message> = found.into_iter().map(|found| found.message).collect();
+            let mut messages: Vec<Message> = found.best.iter().map(|found| found.message.clone()).collect();
             messages.sort_by_key(|message| message.id);
             assert_eq!(contents(&messages), expected, "{kind}: {reader:?} searches {filter:?}");
             if filter.is_some() {
@@ -282,7 +282,7 @@ async fn other_sessions_are_not_searched() {
             .search(search(&mine, reader.clone()), wanted("needle", 0.0))
             .await
             .unwrap();
-        assert!(found.is_empty(), "{kind}: {found:?}");
+        assert!(found.best.is_empty(), "{kind}: {found:?}");
         let unknown = storage.search(search(UNKNOWN, reader), wanted("needle", 0.0)).await;
         assert!(
             matches!(unknown, Err(StorageError::SessionNotFound)),
@@ -468,7 +468,7 @@ async fn postgres_uses_the_indexes() {
             .search(search(&mine, reader.clone()), wanted("needle", 90.0))
             .await
             .unwrap();
-        assert_eq!(found.len(), 1);
+        assert_eq!(found.best.len(), 1);
     };
     let of_sender = async || {
         let (session_id, sender) = (mine.clone(), "ann".to_owned());

@@ -8,5 +8,5 @@ mod tools;
 
 pub use partial_ratio::{Scorer, partial_ratio};
 pub use ranking::{Ranked, Ranking, Wanted};
-pub use storage::{BY_SENDER, BY_TIME, Found, Search, SearchQuery, SenderQuery, TimeQuery};
+pub use storage::{BY_SENDER, BY_TIME, Found, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery};
 pub use text::Searched;

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::ranking::{Ranking, Wanted};
+use super::ranking::Wanted;
 use super::storage::{Found, SearchQuery, SenderQuery, TimeQuery};
 use crate::tools::shared_context::caller::Claim;
 use crate::tools::shared_context::checks::{self, explain};
@@ -178,21 +178,16 @@ impl SharedContext {
             limit: count(arguments.limit, limits::RESULTS_MAX)?,
             metadata: arguments.search_metadata,
         };
-        let found = self
-            .storage
-            .search(query, Ranking::new(wanted.clone()))
-            .await
-            .map_err(explain)?;
+        let found = self.storage.search(query, wanted.clone()).await.map_err(explain)?;
         Ok(json!({
             "success": true,
-            "message_count": found.len(),
-            "results": found.iter().map(result).collect::<Vec<_>>(),
+            "message_count": found.best.len(),
+            "results": found.best.iter().map(result).collect::<Vec<_>>(),
             "query": wanted.query,
             "threshold": wanted.threshold,
             "search_scope": arguments.search_scope,
             "search_time_ms": hundredths(started.elapsed().as_secs_f64() * 1000.0),
-            // Results are not cached: finding them again takes less time than to make sure that they still hold.
-            "cache_hit": false,
+            "cache_hit": found.is_kept,
         }))
     }
 

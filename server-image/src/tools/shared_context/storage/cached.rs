@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use crate::tools::shared_context::model::{
     Agent, ListedMemory, MemoryEntry, MemoryQuery, Message, MessagePage, NewMemory, NewMessage, NewSession, NewToken,
     SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash,
 };
-use crate::tools::shared_context::search::{Found, Ranking, Search, SearchQuery, SenderQuery, TimeQuery};
+use crate::tools::shared_context::search::{Found, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery, Wanted};
 
 /// `storage`, with `cache` before its reads.
 #[must_use]
@@ -32,6 +33,7 @@ pub fn cached(storage: Arc<dyn Storage>, cache: Cache) -> Arc<dyn Storage> {
     cache.expect::<SessionView>();
     cache.expect::<MessagePage>();
     cache.expect::<MemoryEntry>();
+    cache.expect::<Vec<Found>>();
     Arc::new(CachedStorage { storage, cache })
 }
 
@@ -88,6 +90,17 @@ impl Cached for MemoryEntry {
 impl HeapBytes for MemoryEntry {
     fn heap_bytes(&self) -> usize {
         self.value.heap_bytes() + self.metadata.heap_bytes()
+    }
+}
+
+/// The results of a search; that nothing fits is kept, too.
+impl Cached for Vec<Found> {
+    const KIND: &'static str = "search";
+}
+
+impl HeapBytes for Found {
+    fn heap_bytes(&self) -> usize {
+        self.message.heap_bytes()
     }
 }
 
@@ -174,8 +187,19 @@ impl Memory for CachedStorage {
 
 #[async_trait]
 impl Search for CachedStorage {
-    async fn search(&self, query: SearchQuery, ranking: Ranking) -> Result<Vec<Found>, StorageError> {
-        self.storage.search(query, ranking).await
+    async fn search(&self, query: SearchQuery, wanted: Wanted) -> Result<SearchResults, StorageError> {
+        let key = Key::new::<Vec<Found>>(&(&query, &wanted), vec![session_tag(&query.session_id)]);
+        let is_kept = AtomicBool::new(true);
+        let load = || async {
+            is_kept.store(false, Ordering::Relaxed);
+            let results = read(|| self.storage.search(query.clone(), wanted.clone())).await?;
+            Ok::<_, StorageError>(Some(Arc::unwrap_or_clone(results.best)))
+        };
+        let best = self.cache.get(&key, load).await?.ok_or(StorageError::SessionNotFound)?;
+        Ok(SearchResults {
+            best,
+            is_kept: is_kept.into_inner(),
+        })
     }
 
     async fn messages_of_sender(&self, query: SenderQuery) -> Result<Vec<Message>, StorageError> {

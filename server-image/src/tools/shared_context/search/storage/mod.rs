@@ -4,10 +4,13 @@
 mod postgres;
 mod sqlite;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use super::ranking::{Ranked, Ranking};
+use super::ranking::{Ranked, Wanted};
 use crate::database::Migration;
 use crate::tools::shared_context::model::{Agent, Message, Visibility};
 use crate::tools::shared_context::storage::StorageError;
@@ -66,7 +69,7 @@ pub struct TimeQuery {
 }
 
 /// A message that fits a query.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     /// The message.
     pub message: Message,
@@ -74,17 +77,36 @@ pub struct Found {
     pub score: f64,
 }
 
+/// What a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchResults {
+    /// The best messages, the best first. Shared, because the same answer may go to many.
+    pub best: Arc<Vec<Found>>,
+    /// Whether they were kept from an earlier search of the same.
+    pub is_kept: bool,
+}
+
+impl SearchResults {
+    /// Results that were found just now.
+    fn new(best: Vec<Found>) -> Self {
+        Self {
+            best: Arc::new(best),
+            is_kept: false,
+        }
+    }
+}
+
 /// Finding messages.
 #[async_trait]
 pub trait Search: Send + Sync + 'static {
-    /// Shows `ranking` all messages that the reader may read, and returns the best of them, the best first.
+    /// Compares all messages that the reader may read with what is `wanted`, and returns the best of them.
     ///
     /// Messages are read newest first and in portions, so that memory is bounded whatever the session holds, and no
     /// other work waits for more than a portion. What arrives meanwhile is not seen; what is removed is not returned.
     ///
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
-    async fn search(&self, query: SearchQuery, ranking: Ranking) -> Result<Vec<Found>, StorageError>;
+    async fn search(&self, query: SearchQuery, wanted: Wanted) -> Result<SearchResults, StorageError>;
 
     /// The newest messages of a sender, the newest first.
     ///

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use tokio_postgres::Row;
 
-use super::{Found, Search, SearchQuery, SenderQuery, TimeQuery, in_order};
+use super::{Found, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery, in_order};
 use crate::database::PostgresConnection;
 use crate::tools::shared_context::model::{Message, Visibility};
-use crate::tools::shared_context::search::ranking::{Ranked, Ranking};
+use crate::tools::shared_context::search::ranking::{Ranked, Ranking, Wanted};
 use crate::tools::shared_context::search::text::Searched;
 use crate::tools::shared_context::storage::StorageError;
 use crate::tools::shared_context::storage::postgres::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
@@ -21,7 +21,8 @@ const BLOCKING: usize = 100_000;
 
 #[async_trait]
 impl Search for PostgresStorage {
-    async fn search(&self, query: SearchQuery, mut ranking: Ranking) -> Result<Vec<Found>, StorageError> {
+    async fn search(&self, query: SearchQuery, wanted: Wanted) -> Result<SearchResults, StorageError> {
+        let mut ranking = Ranking::new(wanted);
         let mut before = i64::MAX;
         loop {
             // The connection goes back before the scoring, so that nobody waits for it meanwhile.
@@ -37,7 +38,8 @@ impl Search for PostgresStorage {
         if before == i64::MAX {
             must_exist(&connection, &query.session_id).await?;
         }
-        best(&connection, &query, &ranking.into_best()).await
+        let found = best(&connection, &query, &ranking.into_best()).await?;
+        Ok(SearchResults::new(found))
     }
 
     async fn messages_of_sender(&self, query: SenderQuery) -> Result<Vec<Message>, StorageError> {

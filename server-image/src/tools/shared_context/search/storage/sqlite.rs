@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{Found, Search, SearchQuery, SenderQuery, TimeQuery, in_order};
+use super::{Search, SearchQuery, SearchResults, SenderQuery, TimeQuery, in_order};
 use crate::tools::shared_context::model::{Message, Visibility};
-use crate::tools::shared_context::search::ranking::{Ranked, Ranking};
+use crate::tools::shared_context::search::ranking::{Ranked, Ranking, Wanted};
 use crate::tools::shared_context::search::text::Searched;
 use crate::tools::shared_context::storage::StorageError;
 use crate::tools::shared_context::storage::sqlite::{MESSAGE_COLUMNS, SqliteStorage, VISIBLE, message};
@@ -17,7 +17,8 @@ const PORTION: Duration = Duration::from_millis(10);
 
 #[async_trait]
 impl Search for SqliteStorage {
-    async fn search(&self, query: SearchQuery, mut ranking: Ranking) -> Result<Vec<Found>, StorageError> {
+    async fn search(&self, query: SearchQuery, wanted: Wanted) -> Result<SearchResults, StorageError> {
+        let mut ranking = Ranking::new(wanted);
         let mut before = Some(i64::MAX);
         while let Some(start) = before {
             let query = query.clone();
@@ -30,7 +31,7 @@ impl Search for SqliteStorage {
         self.database
             .read(move |transaction| {
                 let messages = best(transaction, &query, &ranked)?;
-                Ok(in_order(&ranked, messages))
+                Ok(SearchResults::new(in_order(&ranked, messages)))
             })
             .await
     }
