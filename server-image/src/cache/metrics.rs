@@ -13,7 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::reuse::{Read, Reuse, bounds};
+use super::reuse::{Histogram as Distances, Read, Reuse, bounds};
+use super::shared_reuse::SharedReuse;
 use crate::lock;
 use crate::metrics::duration_histogram;
 
@@ -69,18 +70,23 @@ struct TierResult {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTier {
+    tier: Tier,
+}
+
 /// The cache's metrics.
 #[derive(Debug)]
 pub(super) struct Metrics {
     requests: Family<TierResult, Counter>,
     pub(super) load_seconds: Histogram,
-    pub(super) local_reuse: Arc<Mutex<Reuse>>,
+    local_reuse: Arc<Mutex<Reuse>>,
     remembered: Box<[AtomicU16]>,
 }
 
 impl Metrics {
     /// Registers `mcp_cache_requests_total{tier,result}`, `mcp_cache_load_seconds`, `mcp_cache_reuse_bytes{tier}`.
-    pub(super) fn new(registry: &mut Registry, has_shared: bool) -> Self {
+    pub(super) fn new(registry: &mut Registry, shared_reuse: Option<Arc<Mutex<SharedReuse>>>) -> Self {
         let metrics = Self {
             requests: Family::default(),
             load_seconds: duration_histogram(),
@@ -95,7 +101,10 @@ impl Metrics {
             Miss::Changed,
             Miss::Unavailable,
         ];
-        for tier in [Some(Tier::l1), has_shared.then_some(Tier::l2)].into_iter().flatten() {
+        for tier in [Some(Tier::l1), shared_reuse.as_ref().map(|_| Tier::l2)]
+            .into_iter()
+            .flatten()
+        {
             for result in misses.map(Miss::label).into_iter().chain(["hit"]) {
                 drop(metrics.requests.get_or_create(&TierResult { tier, result }));
             }
@@ -110,7 +119,10 @@ impl Metrics {
             "Time to read from the database what no tier had",
             metrics.load_seconds.clone(),
         );
-        registry.register_collector(Box::new(ReuseBytes(Arc::clone(&metrics.local_reuse))));
+        registry.register_collector(Box::new(ReuseBytes {
+            local: Arc::clone(&metrics.local_reuse),
+            shared: shared_reuse,
+        }));
         metrics
     }
 
@@ -183,24 +195,31 @@ fn place_and_mark(key: &str) -> (usize, u16) {
 
 /// `mcp_cache_reuse_bytes`, whose counts are estimates and not observations one by one.
 #[derive(Debug)]
-struct ReuseBytes(Arc<Mutex<Reuse>>);
+struct ReuseBytes {
+    local: Arc<Mutex<Reuse>>,
+    shared: Option<Arc<Mutex<SharedReuse>>>,
+}
 
 impl Collector for ReuseBytes {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let histogram = lock(&self.0).histogram();
-        let buckets: Vec<(f64, u64)> = bounds()
-            .chain([f64::MAX])
-            .zip(histogram.counts.iter().copied())
-            .collect();
         let mut family = encoder.encode_descriptor(
             "mcp_cache_reuse_bytes",
             "Size a cache would need for a look-up to be a hit; beyond all bounds if none would do",
             None,
             MetricType::Histogram,
         )?;
-        let labels = [("tier", "l1")];
-        let mut metric = family.encode_family(&labels)?;
-        let count = histogram.counts.iter().sum();
-        metric.encode_histogram::<prometheus_client::encoding::NoLabelSet>(histogram.sum, count, &buckets, None)
+        let local = lock(&self.local).histogram();
+        let shared = self.shared.as_ref().map(|shared| lock(shared).histogram());
+        for (tier, distances) in [(Tier::l1, Some(local)), (Tier::l2, shared)] {
+            let Some(Distances { counts, sum }) = distances else {
+                continue;
+            };
+            let count = counts.iter().sum();
+            let buckets: Vec<(f64, u64)> = bounds().chain([f64::MAX]).zip(counts).collect();
+            let labels = OfTier { tier };
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_histogram::<prometheus_client::encoding::NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 }

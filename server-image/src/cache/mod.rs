@@ -32,6 +32,7 @@ mod metrics;
 mod reuse;
 pub mod schema;
 mod shared;
+mod shared_reuse;
 
 pub use memory_size::HeapBytes;
 pub use schema::MIGRATIONS;
@@ -71,6 +72,8 @@ const LOCAL_LIFE: Duration = Duration::from_mins(5);
 const SHARED_LIFE: Duration = Duration::from_secs(KEPT_SECONDS as u64);
 /// How often popular keys are told and the journal is tidied up.
 const UPKEEP: Duration = Duration::from_secs(30);
+/// How often replicas tell each other what they have read.
+const EXCHANGE: Duration = Duration::from_secs(1);
 /// Popular keys that a replica tells of each time.
 const POPULAR: usize = 200;
 /// Reads of a key that wait for another one of it, at most this often; then each asks for itself.
@@ -166,10 +169,10 @@ impl Cache {
         redis_url: Option<&str>,
         registry: &mut Registry,
     ) -> Result<Self, InvalidRedisUrl> {
-        let shared = redis_url.map(Shared::open).transpose()?;
+        let shared = redis_url.map(|url| Shared::open(url, SHARED_LIFE)).transpose()?;
         let cache = Self(Arc::new(Inner {
             local: Local::new(settings.local_bytes),
-            metrics: Metrics::new(registry, shared.is_some()),
+            metrics: Metrics::new(registry, shared.as_ref().map(Shared::reuse)),
             shared,
             follower: Follower::new(Journal::new(database), settings.staleness),
             flights: Flights::default(),
@@ -254,13 +257,17 @@ impl Cache {
         // Before anything is read: what becomes known from here on makes the value worthless.
         let mut noted = inner.follower.note(&key.tags);
         let mut known = Some(known);
+        let mut shared_miss = Miss::Unavailable;
         if let Some(shared) = &inner.shared {
             // What others have stored can only be judged when the place of this replica's own writes is known.
             known = None;
             if let Ok((since, then)) = inner.follower.up_to_own_writes(&key.tags).await {
-                if let Some(value) = self.find_shared::<Kind>(shared, key, &then, &since).await {
-                    inner.metrics.read(&key.text, size(key, &*value), miss.read());
-                    return Ok(Some(value));
+                match self.find_shared::<Kind>(shared, key, &then, &since).await {
+                    Ok(value) => {
+                        inner.metrics.read(&key.text, size(key, &*value), miss.read());
+                        return Ok(Some(value));
+                    }
+                    Err(miss) => shared_miss = miss,
                 }
                 (known, noted) = (Some(since), then);
             }
@@ -277,7 +284,13 @@ impl Cache {
             if let Some(shared) = &inner.shared {
                 let (tags, value) = (key.tags.clone(), Arc::clone(&value));
                 let bytes = move || format::encode(&(tags, &*value), known.position);
-                shared.put(&known.origin, &key.text, life.min(SHARED_LIFE), bytes);
+                shared.put(
+                    &known.origin,
+                    &key.text,
+                    life.min(SHARED_LIFE),
+                    shared_miss.read(),
+                    bytes,
+                );
             }
             self.keep(&key.text, &value, life, noted);
         }
@@ -290,29 +303,30 @@ impl Cache {
         key: &Key,
         noted: &Noted,
         known: &Known,
-    ) -> Option<Arc<Kind>> {
+    ) -> Result<Arc<Kind>, Miss> {
         let inner = &*self.0;
+        let missed = |miss| {
+            inner.metrics.miss(Tier::l2, miss);
+            Err(miss)
+        };
         let found = shared.get(&known.origin, &key.text).await;
         let stored = found
             .as_ref()
             .map(|found| format::decode::<(Vec<String>, Kind)>(&found.bytes));
         let (Some(found), Some(Some(((_, value), position)))) = (&found, stored) else {
-            let miss = if shared.answers() { Miss::New } else { Miss::Unavailable };
-            inner.metrics.miss(Tier::l2, miss);
-            return None;
+            return missed(if shared.answers() { Miss::New } else { Miss::Unavailable });
         };
         if !inner.follower.is_good(&key.text, &key.tags, position, known) {
-            inner.metrics.miss(Tier::l2, Miss::Changed);
-            return None;
+            return missed(Miss::Changed);
         }
         let Some(life) = life(&value, known) else {
-            inner.metrics.miss(Tier::l2, Miss::Expired);
-            return None;
+            return missed(Miss::Expired);
         };
         inner.metrics.hit(Tier::l2);
+        shared.note_hit(&known.origin, &key.text, found.bytes.len());
         let value = Arc::new(value);
         self.keep(&key.text, &value, life.min(found.life), noted.clone());
-        Some(value)
+        Ok(value)
     }
 
     fn keep<Kind: Cached>(&self, key: &Arc<str>, value: &Arc<Kind>, life: Duration, noted: Noted) {
@@ -465,6 +479,16 @@ impl Cache {
         loop {
             shared.ping().await;
             sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Keeps telling other replicas what was read from the tier they share, which no replica can size alone. Runs until
+    /// dropped.
+    pub async fn exchange_reads(self) {
+        let Some(shared) = &self.0.shared else { return };
+        loop {
+            sleep(EXCHANGE).await;
+            shared.exchange_reads().await;
         }
     }
 

@@ -15,6 +15,7 @@
 //! real LRU cache, for Zipf exponents from 0.7 to 1.1 over 100,000 keys of varied size; tested below.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -43,12 +44,16 @@ pub(super) struct Reuse {
     order: Order,
     histogram: Histogram,
     reads: u64,
+    /// Longest life of an entry.
+    life: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Followed {
     place: usize,
     bytes: u64,
+    /// When the life of the entry began.
+    loaded: Instant,
 }
 
 /// Whether a read could have been a hit.
@@ -96,36 +101,71 @@ impl Default for Reuse {
             order: Order::new(),
             histogram: Histogram::new(),
             reads: 0,
+            life: Duration::MAX,
         }
     }
 }
 
 impl Reuse {
+    /// For a cache in which entries that seem to have been evicted may have ended instead, after `life`.
+    pub(super) fn with_life(life: Duration) -> Self {
+        Self {
+            life,
+            ..Self::default()
+        }
+    }
+
     /// Notes a read of `key`, whose entry takes `bytes`.
     pub(super) fn read(&mut self, key: &str, bytes: u64, read: Read) {
-        self.reads += 1;
-        let hash = xxh3_64(key.as_bytes());
+        self.expect(1);
+        self.follow(xxh3_64(key.as_bytes()), bytes, read, Instant::now(), true);
+    }
+
+    /// Says that there were `reads` more to count, of which [`Self::follow`] is told as far as their keys are followed.
+    pub(super) fn expect(&mut self, reads: u64) {
+        self.reads = self.reads.saturating_add(reads);
+    }
+
+    /// Follows a read, if its key's `hash` is among those that are followed; one that is not counted changes only the
+    /// distances of others.
+    pub(super) fn follow(&mut self, hash: u64, bytes: u64, read: Read, now: Instant, is_counted: bool) {
         if hash.trailing_zeros() < self.zeros {
             return;
         }
-        let weight = 1u64 << self.zeros;
         let place = self.order.next(&mut self.keys);
-        let distance = match self.keys.insert(hash, Followed { place, bytes }) {
-            Some(last) => {
-                let between = self.order.bytes_after(last.place);
-                self.order.remove(last.place, last.bytes);
-                as_float(between + bytes) * as_float(weight) - as_float(bytes) * (as_float(weight) - 1.0)
-            }
-            None => f64::INFINITY,
-        };
+        let last = self.keys.get(&hash).copied();
+        let is_alive = |last: &Followed| now.saturating_duration_since(last.loaded) < self.life;
+        let reused = last.filter(|last| read == Read::Reusable && is_alive(last));
+        if is_counted {
+            let distance = reused.map_or(f64::INFINITY, |last| self.distance(last, bytes));
+            self.histogram.add(distance, 1 << self.zeros);
+        }
+        if let Some(last) = last {
+            self.order.remove(last.place, last.bytes);
+        }
+        let loaded = reused.map_or(now, |last| last.loaded);
+        self.keys.insert(hash, Followed { place, bytes, loaded });
         self.order.add(place, bytes);
-        let distance = if read == Read::Reusable {
-            distance
-        } else {
-            f64::INFINITY
-        };
-        self.histogram.add(distance, weight);
         if self.keys.len() > KEYS_MAX {
+            self.follow_half();
+        }
+    }
+
+    /// The distance of a read of an entry of `bytes` that was last read as `last` tells: what the followed keys show,
+    /// for all keys.
+    fn distance(&self, last: Followed, bytes: u64) -> f64 {
+        let others = self.order.bytes_after(last.place);
+        as_float(others) * as_float(1 << self.zeros) + as_float(bytes)
+    }
+
+    /// Keys are followed whose hash has this many zero bits at its end.
+    pub(super) const fn zeros(&self) -> u32 {
+        self.zeros
+    }
+
+    /// Follows only keys whose hash has at least this many zero bits at its end.
+    pub(super) fn follow_fewer(&mut self, zeros: u32) {
+        while self.zeros < zeros {
             self.follow_half();
         }
     }
@@ -148,7 +188,7 @@ impl Reuse {
         let mut histogram = self.histogram.clone();
         let seen: u64 = histogram.counts.iter().sum();
         if let Some(first) = histogram.counts.first_mut() {
-            *first = (*first + self.reads).saturating_sub(seen);
+            *first = first.saturating_add(self.reads).saturating_sub(seen);
         }
         histogram
     }
@@ -223,13 +263,14 @@ const fn as_float(value: u64) -> f64 {
     value as f64
 }
 
+/// Reads and a real cache to compare predictions with.
 #[cfg(test)]
-mod tests {
+pub(super) mod replay {
     use super::*;
     use std::collections::BTreeMap;
 
     /// A cache that evicts what was not used for longest, with nothing clever about it.
-    struct Lru {
+    pub(in crate::cache) struct Lru {
         capacity: u64,
         bytes: u64,
         clock: u64,
@@ -239,7 +280,7 @@ mod tests {
     }
 
     impl Lru {
-        fn new(capacity: u64) -> Self {
+        pub(in crate::cache) fn new(capacity: u64) -> Self {
             Self {
                 capacity,
                 bytes: 0,
@@ -250,7 +291,7 @@ mod tests {
             }
         }
 
-        fn read(&mut self, key: u64, bytes: u64) {
+        pub(in crate::cache) fn read(&mut self, key: u64, bytes: u64) {
             self.clock += 1;
             if let Some((time, _)) = self.entries.get_mut(&key) {
                 self.hits += 1;
@@ -266,10 +307,14 @@ mod tests {
                 self.bytes -= self.entries.remove(&oldest).unwrap().1;
             }
         }
+
+        pub(in crate::cache) fn hit_ratio(&self) -> f64 {
+            as_float(self.hits) / as_float(self.clock)
+        }
     }
 
     /// Reads of `keys` keys by Zipf's law.
-    fn zipf(keys: u64, exponent: f64, reads: u64) -> Vec<u64> {
+    pub(in crate::cache) fn zipf(keys: u64, exponent: f64, reads: u64) -> Vec<u64> {
         let mut cumulated = Vec::new();
         let mut total = 0.0;
         for rank in 1..=keys {
@@ -286,11 +331,11 @@ mod tests {
             .collect()
     }
 
-    fn size_of_key(key: u64) -> u64 {
+    pub(in crate::cache) fn size_of_key(key: u64) -> u64 {
         200 + key % 4_000
     }
 
-    fn predicted(histogram: &Histogram, capacity: f64) -> f64 {
+    pub(in crate::cache) fn predicted(histogram: &Histogram, capacity: f64) -> f64 {
         let hits: u64 = histogram
             .counts
             .iter()
@@ -300,6 +345,25 @@ mod tests {
             .sum();
         as_float(hits) / as_float(histogram.counts.iter().sum())
     }
+
+    /// Some bounds of the histogram, so that only the sampling is judged, and the same as capacities.
+    pub(in crate::cache) fn bounds_between(least: f64, most: f64) -> impl Iterator<Item = (f64, u64)> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounds are positive, and far below 2^52"
+        )]
+        bounds()
+            .filter(move |bound| (least..most).contains(bound))
+            .step_by(12)
+            .map(|bound| (bound, bound as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replay::{Lru, bounds_between, predicted, size_of_key, zipf};
+    use super::*;
 
     /// The operator buys memory by these predictions: one that is wrong buys too much, or misses the target.
     #[test]
@@ -317,19 +381,12 @@ mod tests {
             }
             assert!(reuse.keys.len() <= KEYS_MAX);
             let histogram = reuse.histogram();
-            // Sizes at bounds of the histogram, so that only the sampling is judged.
-            for bound in bounds().filter(|bound| (1e5..3e8).contains(bound)).step_by(12) {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "between 1e5 and 3e8"
-                )]
-                let mut lru = Lru::new(bound as u64);
+            for (bound, capacity) in bounds_between(1e5, 3e8) {
+                let mut lru = Lru::new(capacity);
                 for key in &reads {
                     lru.read(*key, size_of_key(*key));
                 }
-                let real = as_float(lru.hits) / as_float(reads.len() as u64);
-                let guess = predicted(&histogram, bound);
+                let (guess, real) = (predicted(&histogram, bound), lru.hit_ratio());
                 assert!(
                     (guess - real).abs() <= allowed,
                     "{name}, {bound:.0} bytes: {guess:.4} predicted, {real:.4} real"

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::streams::StreamReadReply;
 use redis::{Client, FromRedisValue, Pipeline, RedisError};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::reuse::Read;
+use super::shared_reuse::{Batch, SharedReuse};
 use crate::lock;
 
 /// Longest wait for an answer. The database would have answered by then.
@@ -26,6 +29,12 @@ const WRITES: usize = 64;
 const NAMESPACE: &str = "mcp:cache:2";
 /// Most keys remembered as popular.
 const POPULAR_MAX: isize = 1_000;
+/// Stream in which replicas tell each other what they have read.
+const READS: &str = "mcp:cache-reads:1";
+/// Batches of reads that the stream holds; a replica takes them every second.
+const READS_KEPT: u32 = 128;
+/// What an entry takes in Redis beside its key and value, in bytes: its places in two tables, headers, rounding.
+const ENTRY_BYTES: usize = 128;
 /// The list of popular keys is forgotten after this long without a replica, in seconds.
 const POPULAR_SECONDS: i64 = 600;
 
@@ -39,6 +48,7 @@ pub struct InvalidRedisUrl(#[from] RedisError);
 pub(super) struct Shared {
     connection: ConnectionManager,
     state: Arc<State>,
+    reuse: Arc<Mutex<SharedReuse>>,
 }
 
 struct State {
@@ -46,6 +56,8 @@ struct State {
     answers: AtomicBool,
     errors: Counter,
     writes: Arc<Semaphore>,
+    /// Place of the last batch of reads that was taken.
+    last_reads: Mutex<String>,
 }
 
 /// A value found in Redis.
@@ -60,7 +72,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`InvalidRedisUrl`] when `url` does not parse.
-    pub(super) fn open(url: &str) -> Result<Self, InvalidRedisUrl> {
+    pub(super) fn open(url: &str, longest_life: Duration) -> Result<Self, InvalidRedisUrl> {
         let settings = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
             .set_response_timeout(Some(ANSWER))
@@ -72,7 +84,9 @@ impl Shared {
                 answers: AtomicBool::new(true),
                 errors: Counter::default(),
                 writes: Arc::new(Semaphore::new(WRITES)),
+                last_reads: Mutex::new("0".to_owned()),
             }),
+            reuse: Arc::new(Mutex::new(SharedReuse::new(longest_life))),
         })
     }
 
@@ -123,12 +137,59 @@ impl Shared {
         answers.chunks(2).map(pair).collect()
     }
 
-    /// Stores a value for `life`, in the background; if Redis is slow, rather not.
+    /// Reuse distances of what was read here, among the reads of all replicas.
+    pub(super) fn reuse(&self) -> Arc<Mutex<SharedReuse>> {
+        Arc::clone(&self.reuse)
+    }
+
+    /// Notes that a value was found, which takes `bytes`.
+    pub(super) fn note_hit(&self, origin: &str, key: &str, bytes: usize) {
+        lock(&self.reuse).read(origin, key, entry_bytes(origin, key, bytes), Read::Reusable);
+    }
+
+    /// Tells other replicas what was read here, and learns what they have read. Nothing depends on it, so a Redis that
+    /// does not take it, as one older than 5, is no Redis that is away.
+    pub(super) async fn exchange_reads(&self) {
+        if self.is_paused() {
+            return;
+        }
+        let own = lock(&self.reuse).take();
+        let mut orders = redis::pipe();
+        if let Some(text) = own.and_then(|batch| serde_json::to_vec(&batch).ok()) {
+            let add = orders.cmd("XADD").arg(READS).arg("MAXLEN").arg(READS_KEPT);
+            add.arg("*").arg("batch").arg(text).ignore();
+            orders.cmd("EXPIRE").arg(READS).arg(POPULAR_SECONDS).ignore();
+        }
+        let after = lock(&self.state.last_reads).clone();
+        orders
+            .cmd("XREAD")
+            .arg("COUNT")
+            .arg(READS_KEPT)
+            .arg("STREAMS")
+            .arg(READS)
+            .arg(after);
+        let mut connection = self.connection.clone();
+        let asking = timeout(
+            ANSWER,
+            orders.query_async::<(Option<StreamReadReply>,)>(&mut connection),
+        );
+        let Ok(Ok((Some(reply),))) = asking.await else { return };
+        for entry in reply.keys.into_iter().flat_map(|stream| stream.ids) {
+            let batch = entry.get::<Vec<u8>>("batch");
+            if let Some(batch) = batch.and_then(|text| serde_json::from_slice::<Batch>(&text).ok()) {
+                lock(&self.reuse).follow(&batch, Instant::now());
+            }
+            *lock(&self.state.last_reads) = entry.id;
+        }
+    }
+
+    /// Stores a value for `life`, in the background; if Redis is slow, rather not. `miss` says why it was not there.
     pub(super) fn put(
         &self,
         origin: &str,
         key: &str,
         life: Duration,
+        miss: Read,
         bytes: impl FnOnce() -> Option<Vec<u8>> + Send + 'static,
     ) {
         if self.is_paused() {
@@ -138,9 +199,15 @@ impl Shared {
             return;
         };
         let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
-        let (this, name) = (self.clone(), name(origin, key));
+        let (this, origin, key) = (self.clone(), origin.to_owned(), key.to_owned());
         tokio::spawn(async move {
-            if let Some(bytes) = bytes() {
+            let bytes = bytes();
+            // What is too large to be stored is no hit in any Redis.
+            let miss = if bytes.is_some() { miss } else { Read::Unavoidable };
+            let size = entry_bytes(&origin, &key, bytes.as_ref().map_or(0, Vec::len));
+            lock(&this.reuse).read(&origin, &key, size, miss);
+            if let Some(bytes) = bytes {
+                let name = name(&origin, &key);
                 let mut order = redis::pipe();
                 order.cmd("SET").arg(name).arg(bytes).arg("PX").arg(millis).ignore();
                 let _: Option<()> = this.ask(&order).await;
@@ -211,6 +278,11 @@ impl Shared {
 
 fn name(origin: &str, key: &str) -> String {
     format!("{NAMESPACE}:{origin}:{key}")
+}
+
+/// What a value of `bytes` takes in Redis.
+const fn entry_bytes(origin: &str, key: &str, bytes: usize) -> usize {
+    NAMESPACE.len() + origin.len() + key.len() + bytes + ENTRY_BYTES
 }
 
 fn popular(origin: &str) -> String {

@@ -217,6 +217,7 @@ impl Parts {
         beside.spawn(self.chores.run());
         beside.spawn(cache.clone().upkeep());
         beside.spawn(cache.clone().watch_shared());
+        beside.spawn(cache.clone().exchange_reads());
         beside.spawn(memory.watch(cache));
         if let Some(auth) = self.auth {
             beside.spawn(auth.maintain());

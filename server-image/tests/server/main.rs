@@ -17,6 +17,7 @@ mod auth_keys;
 mod auth_tokens;
 mod cache;
 mod cache_journal;
+mod cache_reuse;
 mod changes;
 mod clients;
 mod command_line;

@@ -1,0 +1,270 @@
+//! Reuse distances of the tier that replicas share.
+//!
+//! Its look-ups come from all replicas, so no replica sees enough of them to know a distance: what one has read makes
+//! hits of what others read. Therefore each replica gives the others a sample of its look-ups, in [`Batch`]es about a
+//! second long, and all follow the same stream of them, in the order in which Redis has put it. Each counts only its
+//! **own** reads, so that the sum of all replicas' histograms is that of the tier.
+//!
+//! What is sampled is chosen by the hash of the key, as in [`super::reuse`], so that all replicas choose the same keys.
+//! Each batch says how many zero bits its keys' hashes have at least; who follows more keys than a batch holds follows
+//! fewer from then on.
+//!
+//! A batch that is lost, or that comes a second late, costs accuracy and nothing else. The hit ratio predicted from the
+//! histograms of three replicas together is within **5 percentage points** of a replay on a real LRU cache; tested
+//! below.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::reuse::{Histogram, Read, Reuse};
+
+/// Most reads of a batch; what is more makes the sample sparser.
+const READS_MAX: usize = 2_048;
+/// Sparsest sample that is believed: one key of a million.
+const ZEROS_MAX: u32 = 20;
+
+/// What one replica has read in a while, as far as it is sampled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Batch {
+    /// Who has read it.
+    replica: String,
+    /// The keys' hashes have at least so many zero bits at their end.
+    zeros: u32,
+    /// How many reads there were, those of other keys included.
+    all: u32,
+    /// Hash, size in bytes, and whether it could have been a hit.
+    reads: Vec<(u64, u32, bool)>,
+}
+
+/// Follows the reads of the shared tier by all replicas, and counts those of one.
+#[derive(Debug)]
+pub(super) struct SharedReuse {
+    /// What the others have not been given yet.
+    waiting: Batch,
+    reuse: Reuse,
+}
+
+impl SharedReuse {
+    /// For one replica, and a tier in which nothing lives longer than `life`.
+    pub(super) fn new(life: Duration) -> Self {
+        Self {
+            waiting: Batch {
+                replica: Uuid::new_v4().to_string(),
+                ..Batch::default()
+            },
+            reuse: Reuse::with_life(life),
+        }
+    }
+
+    /// Notes a read by this replica of `key` in the database `origin`, whose entry takes `bytes`.
+    pub(super) fn read(&mut self, origin: &str, key: &str, bytes: usize, read: Read) {
+        let mut hasher = Xxh3::new();
+        hasher.update(origin.as_bytes());
+        hasher.update(key.as_bytes());
+        let hash = hasher.digest();
+        let waiting = &mut self.waiting;
+        waiting.all = waiting.all.saturating_add(1);
+        if hash.trailing_zeros() < waiting.zeros {
+            return;
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        waiting.reads.push((hash, bytes, read == Read::Reusable));
+        while waiting.reads.len() > READS_MAX && waiting.zeros < ZEROS_MAX {
+            waiting.zeros += 1;
+            waiting
+                .reads
+                .retain(|(hash, ..)| hash.trailing_zeros() >= waiting.zeros);
+        }
+    }
+
+    /// What others have to know; `None` if nothing was read since the last call.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        if self.waiting.all == 0 {
+            return None;
+        }
+        let next = Batch {
+            replica: self.waiting.replica.clone(),
+            zeros: self.reuse.zeros(),
+            ..Batch::default()
+        };
+        Some(std::mem::replace(&mut self.waiting, next))
+    }
+
+    /// Follows what a replica has read, this one included: each batch once, in the same order everywhere.
+    pub(super) fn follow(&mut self, batch: &Batch, now: Instant) {
+        if batch.zeros > ZEROS_MAX || batch.reads.len() > READS_MAX {
+            // Not written by a replica.
+            return;
+        }
+        self.reuse.follow_fewer(batch.zeros);
+        let is_own = batch.replica == self.waiting.replica;
+        if is_own {
+            self.reuse.expect(u64::from(batch.all));
+        }
+        for (hash, bytes, is_reusable) in &batch.reads {
+            let read = if *is_reusable {
+                Read::Reusable
+            } else {
+                Read::Unavoidable
+            };
+            self.reuse.follow(*hash, u64::from(*bytes), read, now, is_own);
+        }
+    }
+
+    /// The distances of this replica's reads so far.
+    pub(super) fn histogram(&self) -> Histogram {
+        self.reuse.histogram()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reuse::replay::{Lru, bounds_between, predicted, size_of_key, zipf};
+    use super::*;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    const LIFE: Duration = Duration::from_secs(600);
+
+    fn bytes(key: u64) -> usize {
+        usize::try_from(size_of_key(key)).unwrap()
+    }
+
+    /// The sum of what replicas have counted.
+    fn sum(replicas: &[SharedReuse]) -> Histogram {
+        let mut sum = replicas[0].histogram();
+        for replica in &replicas[1..] {
+            let histogram = replica.histogram();
+            sum.sum += histogram.sum;
+            for (count, more) in sum.counts.iter_mut().zip(histogram.counts) {
+                *count += more;
+            }
+        }
+        sum
+    }
+
+    /// Lets each replica follow what all have read, as Redis would pass it on.
+    fn exchange(replicas: &mut [SharedReuse]) {
+        let batches: Vec<Batch> = replicas.iter_mut().filter_map(SharedReuse::take).collect();
+        for batch in batches {
+            let text = serde_json::to_vec(&batch).unwrap();
+            for replica in &mut *replicas {
+                replica.follow(&serde_json::from_slice(&text).unwrap(), Instant::now());
+            }
+        }
+    }
+
+    /// Memory for Redis is bought by these predictions, from the reads of all replicas together: each replica alone
+    /// would call everything new that another one has read before.
+    #[test]
+    fn predicts_the_hit_ratio_of_a_cache_that_replicas_share() {
+        for (name, keys, exponent, allowed) in [
+            ("few keys, all followed", 5_000, 0.9, 0.03),
+            ("flat", 100_000, 0.7, 0.05),
+            ("usual", 100_000, 0.9, 0.05),
+            ("steep", 100_000, 1.1, 0.05),
+        ] {
+            let reads = zipf(keys, exponent, 200_000);
+            let mut replicas: Vec<_> = (0..3).map(|_| SharedReuse::new(LIFE)).collect();
+            for (index, key) in reads.iter().enumerate() {
+                // Not in turns, or each would have its own keys.
+                let replica = usize::try_from(xxh3_64(&index.to_be_bytes()) % 3).unwrap();
+                replicas[replica].read("database", &key.to_string(), bytes(*key), Read::Reusable);
+                if index % 1_000 == 0 {
+                    exchange(&mut replicas);
+                }
+            }
+            exchange(&mut replicas);
+            let histogram = sum(&replicas);
+            assert_eq!(
+                histogram.counts.iter().sum::<u64>(),
+                200_000,
+                "{name}: each read counts once"
+            );
+            for (bound, capacity) in bounds_between(1e5, 3e8) {
+                let mut lru = Lru::new(capacity);
+                for key in &reads {
+                    lru.read(*key, size_of_key(*key));
+                }
+                let (guess, real) = (predicted(&histogram, bound), lru.hit_ratio());
+                assert!(
+                    (guess - real).abs() <= allowed,
+                    "{name}, {bound:.0} bytes: {guess:.4} predicted, {real:.4} real"
+                );
+            }
+        }
+    }
+
+    /// A replica that joins when the others sample sparsely already, or that reads more than fits a batch, must not
+    /// distort what is counted.
+    #[test]
+    fn replicas_agree_on_a_sample() {
+        let mut replicas = vec![SharedReuse::new(LIFE), SharedReuse::new(LIFE)];
+        for round in 0..2 {
+            for key in 0..50_000u64 {
+                replicas[0].read("database", &key.to_string(), 1_000, Read::Reusable);
+                if round == 1 && key == 25_000 {
+                    exchange(&mut replicas);
+                    replicas.push(SharedReuse::new(LIFE));
+                }
+                if round == 1 && key > 25_000 {
+                    replicas[2].read("database", &key.to_string(), 1_000, Read::Reusable);
+                }
+            }
+            exchange(&mut replicas);
+        }
+        let histogram = sum(&replicas);
+        // Nothing is popular here, so what the sample has too much or too little cannot be put right.
+        let counted: u64 = histogram.counts.iter().sum();
+        assert!(counted.abs_diff(100_000 + 24_999) < 4_000, "{counted}");
+        let zeros: Vec<u32> = replicas.iter().map(|replica| replica.reuse.zeros()).collect();
+        assert!(zeros[0] >= 4 && zeros.iter().all(|own| *own == zeros[0]), "{zeros:?}");
+    }
+
+    /// What lives ten minutes in Redis is no hit after an hour, however large Redis is.
+    #[test]
+    fn what_has_ended_is_beyond_every_size() {
+        let start = Instant::now();
+        let mut replica = SharedReuse::new(LIFE);
+        for (minute, hits, misses) in [(0, 0, 1), (9, 1, 1), (12, 1, 2), (20, 2, 2)] {
+            replica.read("database", "key", 1_000, Read::Reusable);
+            let batch = replica.take().unwrap();
+            replica.follow(&batch, start + Duration::from_mins(minute));
+            let counts = replica.histogram().counts;
+            let finite: u64 = counts[..counts.len() - 1].iter().sum();
+            assert_eq!((finite, *counts.last().unwrap()), (hits, misses), "minute {minute}");
+        }
+    }
+
+    /// Redis may hold anything; figures may become wrong by it, but nothing may break.
+    #[test]
+    fn what_no_replica_has_written_is_left_alone() {
+        let mut replica = SharedReuse::new(LIFE);
+        for (name, zeros, reads) in [("too sparse", 64, 1), ("too many", 0, READS_MAX + 1)] {
+            let batch = Batch {
+                replica: replica.waiting.replica.clone(),
+                zeros,
+                all: 1,
+                reads: vec![(0, u32::MAX, true); reads],
+            };
+            replica.follow(&batch, Instant::now());
+            assert_eq!(replica.histogram().counts.iter().sum::<u64>(), 0, "{name}");
+        }
+        let huge = Batch {
+            all: u32::MAX,
+            reads: (0..READS_MAX as u64).map(|hash| (hash << 30, u32::MAX, true)).collect(),
+            ..Batch::default()
+        };
+        replica.follow(&huge, Instant::now());
+        replica.follow(&huge, Instant::now());
+        let own = Batch {
+            replica: replica.waiting.replica.clone(),
+            ..huge
+        };
+        replica.follow(&own, Instant::now());
+        replica.follow(&own, Instant::now());
+        assert!(replica.histogram().sum.is_finite());
+    }
+}
