@@ -218,16 +218,16 @@ impl Follower {
         let gap = before.as_ref().is_some_and(|before| {
             *before.origin != *look.origin || look.position < before.position || before.position < look.forgotten
         });
-        let everything = gap || look.changes.is_none();
-        let horizon = match (&before, &look.changes) {
-            (_, None) => look.position,
+        let everything = gap || look.complete_from.is_some();
+        let horizon = match (&before, look.complete_from) {
+            (_, Some(complete_from)) => complete_from.max(look.forgotten),
             (Some(before), _) if !everything => before.horizon,
             _ => look.forgotten,
         };
         if everything {
             self.everything_changed();
         }
-        let changes = look.changes.unwrap_or_default();
+        let changes = look.changes;
         for change in &changes {
             if everything || !looks.seen.contains(change) {
                 self.changed_at(&change.tag, change.position);
@@ -267,10 +267,12 @@ impl Follower {
         let number = sweeps.prefixes;
         sweeps.list.push((prefix.to_owned(), number, position));
         if sweeps.list.len() > PREFIXES_MAX {
+            // Changes do not become known in the order of their places.
+            let last = sweeps.list.iter().map(|(.., position)| *position).max();
             sweeps.list.clear();
             sweeps.everything += 1;
             // For the shared tier: whatever was read before the last of them is not good any more.
-            sweeps.list.push((String::new(), number, position));
+            sweeps.list.push((String::new(), number, last.unwrap_or(position)));
         }
     }
 
@@ -353,5 +355,47 @@ impl Follower {
                 .list
                 .iter()
                 .any(|(prefix, _, changed)| *changed >= position && key.starts_with(prefix.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Database, DatabaseTarget};
+    use prometheus_client::registry::Registry;
+
+    /// Transactions end in another order than that of their numbers. When too many prefixes are known to keep each, a
+    /// value in Redis that one of them names must not become good again because a smaller number came last.
+    #[tokio::test]
+    async fn prefixes_that_are_forgotten_stay_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let target: DatabaseTarget = format!("sqlite:{}", folder.path().join("test.db").display())
+            .parse()
+            .unwrap();
+        let database = Database::open(&target, 1, &mut Registry::default()).unwrap();
+        let follower = Follower::new(Journal::new(database), Duration::ZERO);
+        let known = Known {
+            origin: "origin".into(),
+            position: 200,
+            horizon: 0,
+            clock: (Timestamp::UNIX_EPOCH, Instant::now()),
+            began: Instant::now(),
+        };
+        follower.changed_at("prefix:page:", 100);
+        for number in 0..PREFIXES_MAX {
+            let before = follower.note(&[]);
+            assert!(!follower.is_good("page:1", &[], 75, &known), "{number} more prefixes");
+            assert!(follower.is_good("page:1", &[], 101, &known), "{number} more prefixes");
+            follower.changed_at(&format!("prefix:other{number}:"), 50);
+            assert!(!follower.is_unchanged(&format!("other{number}:1"), &before), "{number}");
+        }
+        assert!(
+            follower.sweeps.lock().unwrap().list.len() < PREFIXES_MAX,
+            "there were too many"
+        );
+        assert!(
+            !follower.is_good("page:1", &[], 75, &known),
+            "after there were too many"
+        );
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::database::{Database, DatabaseError};
 
-/// Most changes read at once. Whoever is further behind starts anew.
+/// Most changes read at once, the newest. Whoever is further behind starts anew.
 pub(super) const READ_MAX: usize = 20_000;
 /// How long changes are kept. No entry of the shared tier lives longer, and a replica that has not looked for so long
 /// starts anew.
@@ -34,8 +34,10 @@ pub(super) struct Look {
     pub(super) forgotten: Position,
     /// The database's clock.
     pub(super) clock: Timestamp,
-    /// Changes from the place that was asked for; `None` when there are too many.
-    pub(super) changes: Option<Vec<Change>>,
+    /// Changes from the place that was asked for.
+    pub(super) changes: Vec<Change>,
+    /// If there were too many: the place from which on there are all.
+    pub(super) complete_from: Option<Position>,
 }
 
 /// The journal of one database. Cheap to clone.
@@ -51,7 +53,8 @@ pub(super) struct Journal {
 const POSTGRES_LOOK: &str = "
     SELECT s.identity || '/' || extract(epoch FROM pg_postmaster_start_time()), s.forgotten,
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint, clock_timestamp(), j.position, j.tag
-    FROM cache_journal_state s LEFT JOIN cache_journal j ON j.position >= $1 LIMIT $2";
+    FROM cache_journal_state s LEFT JOIN
+        (SELECT position, tag FROM cache_journal WHERE position >= $1 ORDER BY position DESC LIMIT $2) j ON true";
 
 const POSTGRES_FORGET: &str = "
     WITH old AS (
@@ -65,7 +68,8 @@ const SQLITE_LOOK: &str = "
     SELECT s.identity, s.forgotten,
            1 + coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'cache_journal'), 0),
            CAST(1000 * unixepoch('subsec') AS INTEGER), j.position, j.tag
-    FROM cache_journal_state s LEFT JOIN cache_journal j ON j.position >= ?1 LIMIT ?2";
+    FROM cache_journal_state s LEFT JOIN
+        (SELECT position, tag FROM cache_journal WHERE position >= ?1 ORDER BY position DESC LIMIT ?2) j ON true";
 
 const SQLITE_FORGET: &str = "
     UPDATE cache_journal_state SET forgotten =
@@ -184,16 +188,26 @@ struct Line {
     change: Option<(Position, String)>,
 }
 
-fn summarize(mut lines: Vec<Line>) -> Result<Look, DatabaseError> {
+/// All lines are of one look.
+fn summarize(lines: Vec<Line>) -> Result<Look, DatabaseError> {
     let too_many = lines.len() > READ_MAX;
-    let last = lines.pop().ok_or(DatabaseError::NoRow)?;
-    let changes = lines.into_iter().filter_map(|line| line.change).chain(last.change);
-    let changes = changes.map(|(position, tag)| Change { position, tag });
-    Ok(Look {
-        origin: last.origin,
-        position: last.position,
-        forgotten: last.forgotten,
-        clock: Timestamp::from_millisecond(last.clock).unwrap_or_default(),
-        changes: (!too_many).then(|| changes.collect()),
-    })
+    let first = lines.first().ok_or(DatabaseError::NoRow)?;
+    let mut look = Look {
+        origin: first.origin.clone(),
+        position: first.position,
+        forgotten: first.forgotten,
+        clock: Timestamp::from_millisecond(first.clock).unwrap_or_default(),
+        changes: Vec::new(),
+        complete_from: None,
+    };
+    let changes = lines.into_iter().filter_map(|line| line.change);
+    look.changes = changes.map(|(position, tag)| Change { position, tag }).collect();
+    if too_many {
+        // Of the changes at the oldest place some may be missing.
+        let oldest = look.changes.iter().map(|change| change.position).min();
+        let complete_from = oldest.map_or(look.position, |oldest| oldest + 1);
+        look.changes.retain(|change| change.position >= complete_from);
+        look.complete_from = Some(complete_from);
+    }
+    Ok(look)
 }

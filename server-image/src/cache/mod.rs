@@ -354,7 +354,8 @@ impl Cache {
     /// # Errors
     /// [`DatabaseError`] when the journal cannot be written; then only this replica has forgotten.
     pub async fn invalidate(&self, tags: Vec<String>) -> Result<(), DatabaseError> {
-        self.0.follower.written(&tags);
+        // Until the others can know of it, this replica may still take an old value from the tier that it shares.
+        let _writing = self.writing(tags.clone());
         self.0.follower.announce(tags).await
     }
 
@@ -386,7 +387,7 @@ impl Cache {
             return 0;
         };
         let before = inner.local.entries();
-        let keys = shared.popular(&known.origin).await;
+        let keys = shared.popular(&known.origin, known.now()).await;
         for some in keys.chunks(50) {
             let found = shared.get_many(&known.origin, some).await;
             for (key, found) in some.iter().zip(found) {
@@ -410,11 +411,19 @@ impl Cache {
         tracing::debug!(values = warm, "the cache is warm");
         loop {
             sleep(UPKEEP).await;
-            if let Err(error) = inner.follower.forget().await {
+            if let Err(error) = self.tidy_journal().await {
                 tracing::debug!(%error, "cannot tidy up the journal of changes");
             }
             self.tell_popular().await;
         }
+    }
+
+    /// Deletes from the journal what is older than anything that is kept. Safe to call at many replicas at once.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer; nothing is lost by it.
+    pub async fn tidy_journal(&self) -> Result<(), DatabaseError> {
+        self.0.follower.forget().await
     }
 
     /// Tells other replicas what is read most here.
@@ -423,7 +432,9 @@ impl Cache {
         if let Some(shared) = &inner.shared
             && let Ok(known) = inner.follower.up_to(Instant::now()).await
         {
-            shared.add_popular(&known.origin, &inner.local.popular(POPULAR)).await;
+            shared
+                .add_popular(&known.origin, known.now(), &inner.local.popular(POPULAR))
+                .await;
         }
     }
 

@@ -4,10 +4,12 @@
 //! be restarted, emptied, cut off or replaced by an old copy at any time. While it does not answer it is left alone for
 //! [`PAUSE`], so that only one request in a while pays for it.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::streams::StreamReadReply;
@@ -33,9 +35,12 @@ const POPULAR_MAX: isize = 1_000;
 const READS: &str = "mcp:cache-reads:1";
 /// Batches of reads that the stream holds; a replica takes them every second.
 const READS_KEPT: u32 = 128;
+/// The stream is forgotten after this long without a read, in seconds.
+const READS_SECONDS: u32 = 600;
 /// What an entry takes in Redis beside its key and value, in bytes: its places in two tables, headers, rounding.
 const ENTRY_BYTES: usize = 128;
-/// The list of popular keys is forgotten after this long without a replica, in seconds.
+/// For so many seconds a list of popular keys is added to; then a new one begins, so that what was popular for weeks
+/// makes room for what is popular now.
 const POPULAR_SECONDS: i64 = 600;
 
 /// The URL of Redis cannot be used.
@@ -158,7 +163,7 @@ impl Shared {
         if let Some(text) = own.and_then(|batch| serde_json::to_vec(&batch).ok()) {
             let add = orders.cmd("XADD").arg(READS).arg("MAXLEN").arg(READS_KEPT);
             add.arg("*").arg("batch").arg(text).ignore();
-            orders.cmd("EXPIRE").arg(READS).arg(POPULAR_SECONDS).ignore();
+            orders.cmd("EXPIRE").arg(READS).arg(READS_SECONDS).ignore();
         }
         let after = lock(&self.state.last_reads).clone();
         orders
@@ -217,11 +222,11 @@ impl Shared {
     }
 
     /// Remembers which keys are read often.
-    pub(super) async fn add_popular(&self, origin: &str, keys: &[(Arc<str>, u32)]) {
+    pub(super) async fn add_popular(&self, origin: &str, now: Timestamp, keys: &[(Arc<str>, u32)]) {
         if keys.is_empty() {
             return;
         }
-        let list = popular(origin);
+        let [list, _] = popular(origin, now);
         let mut order = redis::pipe();
         for (key, hits) in keys {
             order.cmd("ZINCRBY").arg(&list).arg(*hits).arg(key.as_ref()).ignore();
@@ -232,20 +237,21 @@ impl Shared {
             .arg(0)
             .arg(-1 - POPULAR_MAX)
             .ignore();
-        order.cmd("EXPIRE").arg(&list).arg(POPULAR_SECONDS).ignore();
+        order.cmd("EXPIRE").arg(&list).arg(2 * POPULAR_SECONDS).ignore();
         let _: Option<()> = self.ask(&order).await;
     }
 
-    /// The keys that are read most often, the first ones most.
-    pub(super) async fn popular(&self, origin: &str) -> Vec<String> {
-        let mut question = redis::pipe();
-        question
-            .cmd("ZREVRANGE")
-            .arg(popular(origin))
-            .arg(0)
-            .arg(POPULAR_MAX - 1);
-        let answer: Option<(Vec<String>,)> = self.ask(&question).await;
-        answer.map(|(keys,)| keys).unwrap_or_default()
+    /// The keys that are read most often, the first ones most; those of the last minutes before those of earlier ones.
+    pub(super) async fn popular(&self, origin: &str, now: Timestamp) -> Vec<String> {
+        let mut questions = redis::pipe();
+        for list in popular(origin, now) {
+            questions.cmd("ZREVRANGE").arg(list).arg(0).arg(POPULAR_MAX - 1);
+        }
+        let answer: Option<(Vec<String>, Vec<String>)> = self.ask(&questions).await;
+        let (mut keys, before) = answer.unwrap_or_default();
+        let known: HashSet<String> = keys.iter().cloned().collect();
+        keys.extend(before.into_iter().filter(|key| !known.contains(key)));
+        keys
     }
 
     fn is_paused(&self) -> bool {
@@ -285,6 +291,8 @@ const fn entry_bytes(origin: &str, key: &str, bytes: usize) -> usize {
     NAMESPACE.len() + origin.len() + key.len() + bytes + ENTRY_BYTES
 }
 
-fn popular(origin: &str) -> String {
-    format!("{NAMESPACE}:{origin}#popular")
+/// The list of keys that are popular at a time, and the one before it.
+fn popular(origin: &str, now: Timestamp) -> [String; 2] {
+    let number = now.as_second() / POPULAR_SECONDS;
+    [number, number - 1].map(|number| format!("{NAMESPACE}:{origin}#popular:{number}"))
 }

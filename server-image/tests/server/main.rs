@@ -18,6 +18,7 @@ mod auth_tokens;
 mod cache;
 mod cache_journal;
 mod cache_reuse;
+mod cache_upkeep;
 mod changes;
 mod clients;
 mod command_line;

@@ -69,7 +69,7 @@ impl Redis {
             .query_async(&mut self.connect().await)
             .await
             .unwrap();
-        keys.retain(|key| !key.ends_with("#popular"));
+        keys.retain(|key| !key.contains("#popular"));
         keys
     }
 }
