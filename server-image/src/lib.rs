@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod migrate;
 pub mod permits;
 pub mod probes;
+pub mod profile;
 pub mod readiness;
 pub mod report;
 pub mod server;

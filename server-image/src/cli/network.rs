@@ -22,6 +22,9 @@ pub(super) struct Flags {
     /// Address of /tuning.
     #[arg(long, env = "MCP_ADMIN_LISTEN", default_value = "127.0.0.1:9091")]
     admin_listen: SocketAddr,
+    /// Serve GET /profile?seconds=N at the admin address too: where CPU time and memory go.
+    #[arg(long, env = "MCP_PROFILE")]
+    profile: bool,
     /// Path of the MCP endpoint.
     #[arg(long, env = "MCP_PATH", default_value = "/mcp", value_parser = path)]
     path: String,
@@ -79,6 +82,7 @@ impl Flags {
             listen: self.listen,
             metrics_listen: self.metrics_listen,
             admin_listen: self.admin_listen,
+            profile: self.profile,
             path: self.path.clone(),
             names: Names {
                 hosts: self.hosts(),

@@ -41,6 +41,9 @@ pub enum DatabaseError {
     /// The pool's settings are impossible.
     #[error("cannot set up the connection pool: {0}")]
     Pool(#[from] BuildError),
+    /// The threads that own the SQLite file could not be started.
+    #[error("cannot start a thread for the SQLite file: {0}")]
+    Thread(#[from] std::io::Error),
     /// The threads that own the SQLite file are gone.
     #[error("the SQLite file's threads have stopped")]
     Stopped,

@@ -45,8 +45,8 @@ impl SqliteDatabase {
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
         // The writer first: it creates the file and switches it to WAL.
         let commits = Arc::new(AtomicU64::new(0));
-        let writer = start_writer(connect(path)?, Arc::clone(&commits));
-        let readers = start((0..READERS).map(|_| connect(path)).collect::<Result<_, _>>()?);
+        let writer = start_writer(connect(path)?, Arc::clone(&commits))?;
+        let readers = start((0..READERS).map(|_| connect(path)).collect::<Result<_, _>>()?)?;
         Ok(Self {
             writer,
             readers,
@@ -153,17 +153,18 @@ fn connect(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(connection)
 }
 
-fn start_writer(mut connection: Connection, commits: Arc<AtomicU64>) -> Sender<Write> {
+fn start_writer(mut connection: Connection, commits: Arc<AtomicU64>) -> Result<Sender<Write>, DatabaseError> {
     let (sender, receiver) = channel();
-    thread::spawn(move || {
+    let thread = thread::Builder::new().name("sqlite-writer".to_owned());
+    thread.spawn(move || {
         while let Ok(first) = receiver.recv() {
             let group = std::iter::once(first).chain(receiver.try_iter()).take(GROUP_MAX);
             if write_together(&mut connection, group) {
                 commits.fetch_add(1, Ordering::Relaxed);
             }
         }
-    });
-    sender
+    })?;
+    Ok(sender)
 }
 
 /// Does all writes of a group in one transaction and answers them after its end; says whether it was committed.
@@ -213,14 +214,15 @@ fn in_savepoint<T, E: From<DatabaseError>>(
 }
 
 /// Starts one thread per connection, all fed from the returned queue.
-fn start(connections: Vec<Connection>) -> Sender<Job> {
+fn start(connections: Vec<Connection>) -> Result<Sender<Job>, DatabaseError> {
     let (sender, receiver) = channel();
     let receiver = Arc::new(Mutex::new(receiver));
     for connection in connections {
         let receiver = Arc::clone(&receiver);
-        thread::spawn(move || work_off(&receiver, connection));
+        let thread = thread::Builder::new().name("sqlite-reader".to_owned());
+        thread.spawn(move || work_off(&receiver, connection))?;
     }
-    sender
+    Ok(sender)
 }
 
 fn work_off(jobs: &Mutex<Receiver<Job>>, mut connection: Connection) {

@@ -1,11 +1,14 @@
 //! The process's own CPU time, memory and start time, from `/proc`.
 
 use std::fs;
+use std::path::Path;
 
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus_client::registry::Registry;
 
 use super::at_scrape;
+
+const OWN_STAT: &str = "/proc/self/stat";
 
 /// Registers `process_cpu_seconds_total`, `process_resident_memory_bytes` and `process_start_time_seconds`.
 pub fn register(registry: &mut Registry) {
@@ -30,7 +33,7 @@ pub fn register(registry: &mut Registry) {
 }
 
 fn cpu_seconds() -> Option<f64> {
-    let stat = Stat::read()?;
+    let stat = Stat::read(Path::new(OWN_STAT))?;
     Some((stat.field(14)? + stat.field(15)?) / ticks_per_second()?)
 }
 
@@ -47,7 +50,7 @@ pub fn resident_bytes() -> Option<f64> {
 }
 
 fn start_time() -> Option<f64> {
-    let since_boot = Stat::read()?.field(22)? / ticks_per_second()?;
+    let since_boot = Stat::read(Path::new(OWN_STAT))?.field(22)? / ticks_per_second()?;
     let boot: f64 = fs::read_to_string("/proc/stat")
         .ok()?
         .lines()
@@ -57,23 +60,30 @@ fn start_time() -> Option<f64> {
     Some(boot + since_boot)
 }
 
-/// `/proc/self/stat`, see proc(5).
-struct Stat(String);
+/// What a file `stat` in `/proc` says of a process or a thread, see proc(5).
+pub(crate) struct Stat(String);
 
 impl Stat {
-    fn read() -> Option<Self> {
-        fs::read_to_string("/proc/self/stat").ok().map(Self)
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        fs::read_to_string(path).ok().map(Self)
+    }
+
+    /// The second field: the name of the program or of the thread, cut off after 15 bytes.
+    pub(crate) fn command(&self) -> Option<&str> {
+        let (begin, _) = self.0.rsplit_once(") ")?;
+        Some(begin.split_once('(')?.1)
     }
 
     /// Field by its number in proc(5), from 3 on. The second field is the command in parentheses and may itself hold
     /// spaces and parentheses, so counting starts after the last one.
-    fn field(&self, number: usize) -> Option<f64> {
+    pub(crate) fn field(&self, number: usize) -> Option<f64> {
         let (_, rest) = self.0.rsplit_once(") ")?;
         rest.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
     }
 }
 
-fn ticks_per_second() -> Option<f64> {
+/// Ticks per second, in which the kernel counts CPU time.
+pub(crate) fn ticks_per_second() -> Option<f64> {
     system_value(SysconfVar::CLK_TCK)
 }
 
@@ -109,5 +119,6 @@ mod tests {
         assert_eq!(stat.field(4), Some(1.0));
         assert_eq!(stat.field(6), Some(3.0));
         assert_eq!(stat.field(2), None);
+        assert_eq!(stat.command(), Some("a) b (c)"));
     }
 }

@@ -31,7 +31,7 @@ use crate::tools::shared_context::{self, Chores, SharedContext};
 use crate::tools::{Catalog, fixtures};
 use crate::transport::{Connections, Tls, compress};
 use crate::tuning::control::Tuner;
-use crate::{memory, migrate, probes, tuning};
+use crate::{memory, migrate, probes, profile, tuning};
 
 /// The parts of one server process.
 pub(super) struct Parts {
@@ -46,6 +46,8 @@ pub(super) struct Parts {
     sessions: Arc<SharedSessions>,
     chores: Chores,
     tuner: Arc<Tuner>,
+    /// Whether profiles are taken.
+    profile: bool,
     endpoint: Arc<Endpoint>,
     agents: ActiveAgents,
     auth: Option<Arc<Auth>>,
@@ -162,6 +164,7 @@ impl Parts {
             sessions,
             chores,
             tuner,
+            profile: settings.network.profile,
             endpoint,
             agents,
             auth,
@@ -213,7 +216,11 @@ impl Parts {
             probes::metrics_router(registry, readiness, cache.clone()).merge(health::router(health)),
         ));
         beside.spawn(self.performance.watch());
-        beside.spawn(serve(admin, tuning::http::router(self.tuner)));
+        let mut admin_router = tuning::http::router(self.tuner);
+        if self.profile {
+            admin_router = admin_router.merge(profile::http::router(cache.clone()));
+        }
+        beside.spawn(serve(admin, admin_router));
         beside.spawn(self.chores.run());
         beside.spawn(cache.clone().upkeep());
         beside.spawn(cache.clone().watch_shared());

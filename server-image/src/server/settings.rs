@@ -50,6 +50,8 @@ pub struct Network {
     pub metrics_listen: SocketAddr,
     /// Address of `/tuning`.
     pub admin_listen: SocketAddr,
+    /// Whether the admin address serves `/profile`.
+    pub profile: bool,
     /// Path of the MCP endpoint.
     pub path: String,
     /// Which `Host` and `Origin` requests may name.
@@ -69,6 +71,7 @@ impl Network {
             listen: nowhere,
             metrics_listen: nowhere,
             admin_listen: nowhere,
+            profile: false,
             path: String::new(),
             names: Names {
                 hosts: HostPolicy::Loopback,

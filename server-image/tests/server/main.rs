@@ -34,6 +34,7 @@ mod metrics;
 mod pgbouncer;
 mod plans;
 mod pool;
+mod profile;
 mod protocol;
 mod quotas;
 mod rapidfuzz;

@@ -32,6 +32,7 @@ pub fn settings(database_url: &str) -> Settings {
             listen: any,
             metrics_listen: any,
             admin_listen: any,
+            profile: false,
             path: "/mcp".to_owned(),
             names: Names {
                 hosts: HostPolicy::Loopback,
