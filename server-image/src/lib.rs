@@ -18,6 +18,7 @@
 pub mod admission;
 pub mod auth;
 pub mod cache;
+pub mod cgroup;
 pub mod changes;
 pub mod cli;
 pub mod database;

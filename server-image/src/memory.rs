@@ -1,45 +1,47 @@
 //! The memory of the container: how much there is, how much is used, and what to give up before the kernel kills.
 //!
 //! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
-//! by steps only when use is below [`CALM`], so that it does not swing. What counts is what the kernel counts: the
-//! control group's use without the page cache that it can drop at any time.
+//! by steps only when use is below [`CALM`], so that it does not swing. What counts is what the kernel cannot get back
+//! by itself: the control group's use without the pages of files, which it drops before it kills.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use tokio::time::sleep;
 
 use crate::cache::Cache;
+use crate::cgroup;
 use crate::metrics::at_scrape;
 
 /// Part of the limit at which caches shrink.
 pub const WARN: f64 = 0.8;
 /// Part of the limit below which they may grow again.
 pub const CALM: f64 = 0.7;
-/// Time between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+/// Time between two looks: a busy server fills the last fifth of a small container within a second.
+const LOOK: Duration = Duration::from_millis(200);
+/// What was changed gets this long to show, unless use goes on growing.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Below this many bytes a cache that must shrink is emptied.
 const LEAST: u64 = 1024 * 1024;
-
-/// The control groups of this process, where the kernel shows them.
-const ROOT: &str = "/sys/fs/cgroup";
 
 /// Memory of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Most bytes it may use.
     pub limit: u64,
-    /// Bytes it uses, without page cache that can be dropped.
+    /// Bytes it uses, without pages of files, which can be dropped.
     pub used: u64,
 }
 
 impl Usage {
+    /// Part of the limit that is used.
+    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
-    fn ratio(self) -> f64 {
+    pub fn ratio(self) -> f64 {
         self.used as f64 / self.limit as f64
     }
 }
@@ -47,7 +49,7 @@ impl Usage {
 /// Memory of this container; `None` where no limit is set.
 #[must_use]
 pub fn usage() -> Option<Usage> {
-    usage_at(Path::new(ROOT))
+    tightest(&cgroup::folders("memory"))
 }
 
 /// Most bytes this container may use; `None` where no limit is set.
@@ -56,26 +58,35 @@ pub fn limit() -> Option<u64> {
     usage().map(|usage| usage.limit)
 }
 
-/// Reads version 2 of control groups, else version 1.
-fn usage_at(root: &Path) -> Option<Usage> {
-    let number = |name: &str| fs::read_to_string(root.join(name)).ok()?.trim().parse::<u64>().ok();
-    let stat = |file: &str, field: &str| -> Option<u64> {
-        let text = fs::read_to_string(root.join(file)).ok()?;
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
-    };
-    let (limit, used, droppable) = match number("memory.max") {
-        Some(limit) => (limit, number("memory.current")?, stat("memory.stat", "inactive_file ")),
+/// Of groups within each other, the one that allows least.
+fn tightest(groups: &[PathBuf]) -> Option<Usage> {
+    let usages = groups.iter().filter_map(|group| usage_of(group));
+    usages.min_by_key(|usage| usage.limit)
+}
+
+/// Reads version 2 of control groups, else version 1; `None` without a limit.
+fn usage_of(group: &Path) -> Option<Usage> {
+    let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (limit, used, prefix) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?, ""),
         None => (
-            number("memory/memory.limit_in_bytes")?,
-            number("memory/memory.usage_in_bytes")?,
-            stat("memory/memory.stat", "total_inactive_file "),
+            number("memory.limit_in_bytes")?,
+            number("memory.usage_in_bytes")?,
+            "total_",
         ),
     };
     // Version 1 says "no limit" by a number larger than any memory.
-    (limit > 0 && limit < 1 << 60).then_some(Usage {
+    if limit == 0 || limit >= 1 << 60 {
+        return None;
+    }
+    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let files = stat.lines().filter_map(|line| {
+        let (name, bytes) = line.strip_prefix(prefix)?.split_once(' ')?;
+        matches!(name, "active_file" | "inactive_file").then(|| bytes.trim().parse::<u64>().ok())?
+    });
+    Some(Usage {
         limit,
-        used: used.saturating_sub(droppable.unwrap_or_default()),
+        used: used.saturating_sub(files.sum()),
     })
 }
 
@@ -99,7 +110,7 @@ impl Guard {
         at_scrape::gauge(
             registry,
             "mcp_memory_used_bytes",
-            "Memory of the container in use, without page cache that can be dropped",
+            "Memory of the container in use, without pages of files, which can be dropped",
             figure(|usage| usage.used),
         );
         let pressure = Arc::clone(&self.pressure);
@@ -115,9 +126,11 @@ impl Guard {
     /// Watches until dropped; ends at once where there is no limit.
     pub async fn watch(self, cache: Cache) {
         let mut was_short = false;
+        let mut last: Option<Change> = None;
         while let Some(usage) = usage() {
             let allowed = allowed(usage, cache.capacity(), cache.bytes());
-            match allowed {
+            let has_settled = |wanted: &Allowed| last.as_ref().is_none_or(|last| last.has_settled(*wanted, usage));
+            match allowed.filter(has_settled) {
                 Some(Allowed::Less(bytes)) => {
                     if !was_short {
                         tracing::warn!(
@@ -129,9 +142,11 @@ impl Guard {
                     was_short = true;
                     self.pressure.fetch_add(1, Ordering::Relaxed);
                     cache.allow(bytes);
+                    last = Some(Change::now(usage));
                 }
                 Some(Allowed::More(bytes)) if was_short => {
                     cache.allow(bytes);
+                    last = Some(Change::now(usage));
                     if cache.capacity() < bytes {
                         tracing::info!("memory is sufficient again: the cache has its full size");
                         cache.allow(u64::MAX);
@@ -142,6 +157,28 @@ impl Guard {
             }
             sleep(LOOK).await;
         }
+    }
+}
+
+/// The last change of what the cache may have.
+struct Change {
+    at: Instant,
+    /// Bytes that were used then.
+    used: u64,
+}
+
+impl Change {
+    fn now(usage: Usage) -> Self {
+        Self {
+            at: Instant::now(),
+            used: usage.used,
+        }
+    }
+
+    /// Whether the next change, as it is `wanted`, can be judged.
+    fn has_settled(&self, wanted: Allowed, usage: Usage) -> bool {
+        let grows_on = matches!(wanted, Allowed::Less(_)) && usage.used > self.used;
+        grows_on || self.at.elapsed() >= SETTLE
     }
 }
 
@@ -187,14 +224,17 @@ mod tests {
             ("memory.stat", "anon 500\ninactive_file 300\nactive_file 100\n"),
         ];
         let one = [
-            ("memory/memory.limit_in_bytes", "2000\n"),
-            ("memory/memory.usage_in_bytes", "1500\n"),
-            ("memory/memory.stat", "inactive_file 1\ntotal_inactive_file 500\n"),
+            ("memory.limit_in_bytes", "2000\n"),
+            ("memory.usage_in_bytes", "1500\n"),
+            (
+                "memory.stat",
+                "inactive_file 1\ntotal_inactive_file 500\ntotal_active_file 100\n",
+            ),
         ];
         let some = |limit, used| Some(Usage { limit, used });
         for (name, files, expected) in [
-            ("version 2", &two[..], some(1_000, 600)),
-            ("version 1", &one[..], some(2_000, 1_000)),
+            ("version 2", &two[..], some(1_000, 500)),
+            ("version 1", &one[..], some(2_000, 900)),
             (
                 "version 2 without a limit",
                 &[("memory.max", "max\n"), ("memory.current", "9\n")][..],
@@ -203,15 +243,24 @@ mod tests {
             (
                 "version 1 without a limit",
                 &[
-                    ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
-                    ("memory/memory.usage_in_bytes", "9\n"),
+                    ("memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("memory.usage_in_bytes", "9\n"),
                 ][..],
                 None,
             ),
             ("no control groups", &[][..], None),
         ] {
-            assert_eq!(usage_at(group(files).path()), expected, "{name}");
+            assert_eq!(usage_of(group(files).path()), expected, "{name}");
         }
+    }
+
+    /// A pod may be limited, and not its container: what is reached first counts.
+    #[test]
+    fn the_tightest_limit_counts() {
+        let limits = ["max", "700", "900"];
+        let groups = limits.map(|limit| group(&[("memory.max", limit), ("memory.current", "600")]));
+        let folders: Vec<PathBuf> = groups.iter().map(|group| group.path().to_path_buf()).collect();
+        assert_eq!(tightest(&folders).map(|usage| usage.limit), Some(700));
     }
 
     /// The cache must be gone before the kernel kills, must not swing, and must come back.

@@ -2,6 +2,7 @@
 
 use super::{Check, Status};
 use crate::database::PoolStatus;
+use crate::memory::Usage;
 use crate::readiness::{NotReady, Readiness};
 use crate::report::thresholds::{MEMORY_UTILIZATION, POOL_UTILIZATION};
 
@@ -55,19 +56,25 @@ pub fn pool(status: Option<PoolStatus>) -> Check {
         .with("utilization", utilization)
 }
 
-/// Whether memory is short. Beyond the limit the kernel ends the server without a word.
+/// Whether memory is short. Beyond the limit the kernel ends the server without a word. `resident` is this process's
+/// part of it, in bytes.
 #[must_use]
-pub fn memory(resident: Option<f64>, limit: Option<f64>) -> Check {
-    let check = match (resident, limit) {
-        (Some(resident), Some(limit)) if resident >= limit * MEMORY_UTILIZATION.warning => {
+pub fn memory(resident: Option<f64>, usage: Option<Usage>) -> Check {
+    let check = match usage {
+        Some(usage) if usage.ratio() >= MEMORY_UTILIZATION.warning => {
             Check::new(Status::Degraded, "the container's memory is nearly used up")
         }
-        (Some(_), Some(_)) => Check::new(Status::Healthy, "below the container's limit"),
-        _ => Check::new(Status::Healthy, "the container has no limit"),
+        Some(_) => Check::new(Status::Healthy, "below the container's limit"),
+        None => Check::new(Status::Healthy, "the container has no limit"),
     };
-    let figures = [("resident_bytes", resident), ("limit_bytes", limit)];
-    let known = figures.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    known.fold(check, |check, (name, value)| check.with(name, value))
+    let check = match usage {
+        Some(Usage { limit, used }) => check.with("used_bytes", used).with("limit_bytes", limit),
+        None => check,
+    };
+    match resident {
+        Some(resident) => check.with("resident_bytes", resident),
+        None => check,
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of connections are far below 2^52")]
@@ -89,12 +96,13 @@ mod tests {
                 idle: 20 - used,
             })
         };
+        let used = |used| Some(Usage { limit: 100, used });
         for (name, check, expected) in [
             ("no pool", pool(None), Status::Healthy),
             ("free connections", pool(connections(18)), Status::Healthy),
             ("all connections in use", pool(connections(20)), Status::Degraded),
-            ("memory", memory(Some(79.0), Some(100.0)), Status::Healthy),
-            ("short memory", memory(Some(80.0), Some(100.0)), Status::Degraded),
+            ("memory", memory(Some(90.0), used(79)), Status::Healthy),
+            ("short memory", memory(Some(70.0), used(80)), Status::Degraded),
             ("no limit", memory(Some(80.0), None), Status::Healthy),
             ("no Redis", redis(None), Status::Healthy),
             ("Redis", redis(Some(true)), Status::Healthy),

@@ -1,15 +1,13 @@
-//! What the container may use: its limits of CPU and memory, from its control group (version 2).
+//! What the container may use of CPU, from its control group (version 2). Its memory is [`crate::memory`].
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::available_parallelism;
 
 use prometheus_client::registry::Registry;
 
 use super::at_scrape;
-
-/// Where control groups are mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::cgroup;
 
 /// Registers `mcp_cpu_limit_cores` and `mcp_cpu_throttled_seconds_total`.
 pub fn register(registry: &mut Registry) {
@@ -23,19 +21,16 @@ pub fn register(registry: &mut Registry) {
         registry,
         "mcp_cpu_throttled_seconds",
         "Time the container was made to wait because it had used up its CPU limit",
-        || throttled_seconds(&group()?),
+        || throttled_seconds(cgroup::folders("cpu").first()?),
     );
-}
-
-/// Bytes that the container may use; `None` without a limit.
-#[must_use]
-pub fn memory_limit() -> Option<f64> {
-    number(&group()?.join("memory.max"))
 }
 
 /// Cores that this process may use.
 fn cpu_limit() -> Option<f64> {
-    let limited = group().and_then(|group| quota(&fs::read_to_string(group.join("cpu.max")).ok()?));
+    let groups = cgroup::folders("cpu");
+    let limited = groups
+        .first()
+        .and_then(|group| quota(&fs::read_to_string(group.join("cpu.max")).ok()?));
     let cores = u32::try_from(available_parallelism().ok()?.get()).ok().map(f64::from)?;
     Some(limited.map_or(cores, |limit| limit.min(cores)))
 }
@@ -46,24 +41,11 @@ fn throttled_seconds(group: &Path) -> Option<f64> {
     Some(microseconds.trim().parse::<f64>().ok()? / 1e6)
 }
 
-/// This process's group. In a container it is the root of what is mounted, whatever `/proc` calls it.
-fn group() -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let inside = Path::new(ROOT).join(path.trim_start_matches('/'));
-    let mounted = if inside.is_dir() { inside } else { PathBuf::from(ROOT) };
-    mounted.is_dir().then_some(mounted)
-}
-
 /// `quota period` in microseconds, or `max period`.
 fn quota(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
     (period > 0.0).then(|| quota / period)
-}
-
-fn number(path: &Path) -> Option<f64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -84,8 +66,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("cpu.stat"), "usage_usec 5\nthrottled_usec 1500000\n").unwrap();
         assert_eq!(throttled_seconds(folder.path()), Some(1.5));
-        fs::write(folder.path().join("memory.max"), "max\n").unwrap();
-        assert_eq!(number(&folder.path().join("memory.max")), None);
         assert!(cpu_limit().unwrap() > 0.0);
     }
 }

@@ -243,9 +243,7 @@ fn health(readiness: &Readiness, drain: &Drain, database: &Database, cache: &Cac
         .with("database", move || health::database(&readiness))
         .with("pool", move || health::pool(database.pool()))
         .with("redis", move || health::redis(cache.shared_answers()))
-        .with("memory", || {
-            health::memory(process::resident_bytes(), container::memory_limit())
-        })
+        .with("memory", || health::memory(process::resident_bytes(), memory::usage()))
         .with("drain", move || health::drain(drain.has_begun()))
 }
 

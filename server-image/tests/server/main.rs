@@ -28,6 +28,7 @@ mod direct;
 mod documentation;
 mod drain;
 mod health;
+mod memory_limit;
 mod memory_storage;
 mod message_storage;
 mod metrics;

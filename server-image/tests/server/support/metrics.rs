@@ -11,7 +11,12 @@ pub struct Scrape {
 impl Scrape {
     /// Scrapes a server's metrics port.
     pub async fn of(address: SocketAddr) -> Self {
-        let response = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+        Self::of_url(&format!("http://{address}")).await
+    }
+
+    /// Scrapes the metrics port at a URL.
+    pub async fn of_url(url: &str) -> Self {
+        let response = reqwest::get(format!("{url}/metrics")).await.unwrap();
         assert!(
             response.headers()["content-type"]
                 .to_str()

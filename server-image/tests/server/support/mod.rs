@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub mod cgroup;
 pub mod client;
 pub mod databases;
 pub mod events;

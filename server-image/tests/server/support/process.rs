@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::cgroup::MemoryGroup;
 use super::client::Client;
 use super::until;
+
+const SERVER: &str = env!("CARGO_BIN_EXE_mcp-server");
 
 /// A running `mcp-server serve` that logs JSON.
 pub struct Process {
@@ -36,10 +39,25 @@ impl Process {
         process
     }
 
+    /// Starts it in a control group and waits until it listens.
+    pub async fn start_in(group: &MemoryGroup, arguments: &[&str]) -> Self {
+        // The shell joins the group and becomes the server, so that all of its memory counts there.
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
+            .arg(group.processes())
+            .arg(SERVER);
+        Self::launch(command, arguments, &[]).await
+    }
+
     /// Starts it and waits until it listens.
     pub async fn start_unready(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::launch(Command::new(SERVER), arguments, variables).await
+    }
+
+    async fn launch(mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
+        let mut child = command
             .args(["serve", "--log-format", "json", "--fixtures", "load"])
             .args([
                 "--listen",
@@ -95,6 +113,11 @@ impl Process {
     /// Waits for a line of its log.
     pub async fn until_logged(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         until(what, async || self.lines().into_iter().find(|line| matches(line))).await
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Ends it in order and waits for its end.

@@ -1,0 +1,108 @@
+//! The server in a container whose memory is limited: it gives up its cache before the kernel ends it.
+
+use serde_json::{Value, json};
+
+use crate::support::cgroup::MemoryGroup;
+use crate::support::metrics::Scrape;
+use crate::support::process::Process;
+use crate::support::until;
+
+const MIB: u64 = 1024 * 1024;
+/// Of the control group: the server itself takes a fifth.
+const LIMIT: u64 = 160 * MIB;
+/// Characters of one value. Many of them are one page of memory each, so that what is given up can be given back.
+const VALUE: usize = 64 * 1024;
+/// Values that would take four times the limit.
+const VALUES: u64 = 4 * LIMIT / VALUE as u64;
+
+/// Sets a value and reads it, so that it is in the cache.
+async fn fill(process: &Process, number: u64) {
+    // An agent may have a limited number of entries.
+    let agent = format!("agent{}", number / 500);
+    let entry = json!({"agent_id": agent, "key": number.to_string(), "value": "v".repeat(VALUE)});
+    assert_eq!(
+        process.client.call("set_memory", entry).await["success"],
+        true,
+        "value {number}"
+    );
+    let entry = json!({"agent_id": agent, "key": number.to_string()});
+    let found = process.client.call("get_memory", entry).await;
+    assert_eq!(found["value"].as_str().map(str::len), Some(VALUE), "value {number}");
+}
+
+async fn health(process: &Process) -> Value {
+    let answer = reqwest::get(format!("{}/health/detailed", process.metrics))
+        .await
+        .unwrap();
+    answer.json().await.unwrap()
+}
+
+/// A cache that was set larger than the container is a mistake that anybody makes. It must cost hits, and not the
+/// server: the kernel ends it without a word, with every request that is running.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_shrinks_before_the_kernel_kills() {
+    let group = match MemoryGroup::with_limit(LIMIT) {
+        Ok(group) => group,
+        Err(error) => {
+            eprintln!("skipped: this machine does not let the test limit memory: {error}");
+            return;
+        }
+    };
+    let capacity = 2 * LIMIT;
+    let flags = [
+        "--cache-l1-bytes",
+        &capacity.to_string(),
+        "--cache-staleness-ms",
+        "60000",
+    ];
+    let mut process = Process::start_in(&group, &flags).await;
+    until("the server is ready", async || {
+        let answer = reqwest::get(format!("{}/readyz", process.metrics)).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    let memory = &health(&process).await["checks"]["memory"];
+    assert_eq!(
+        (&memory["status"], &memory["limit_bytes"]),
+        (&json!("healthy"), &json!(LIMIT))
+    );
+    let used = Scrape::of_url(&process.metrics)
+        .await
+        .value("mcp_memory_used_bytes", &[]);
+    assert!(used > 1e6, "the group is the server's: {used} bytes in use");
+
+    let mut least = f64::MAX;
+    let mut was_degraded = false;
+    for number in 0..VALUES {
+        fill(&process, number).await;
+        if number % 50 == 0 {
+            let scrape = Scrape::of_url(&process.metrics).await;
+            least = least.min(scrape.value("mcp_cache_capacity_bytes", &[("tier", "l1")]));
+            was_degraded |= health(&process).await["checks"]["memory"]["status"] == "degraded";
+        }
+    }
+    let scrape = Scrape::of_url(&process.metrics).await;
+    let cuts = scrape.value("mcp_memory_pressure_total", &[]);
+    let held = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
+    assert!(cuts >= 1.0, "memory was short: {held} bytes are in the cache");
+    #[expect(clippy::cast_precision_loss, reason = "a few MiB")]
+    let limit = LIMIT as f64;
+    assert!(least < limit / 2.0, "the cache was cut to {least} bytes, {cuts} times");
+    assert!(held < limit * 0.8, "the cache holds {held} bytes");
+    assert!(was_degraded, "/health said that memory was short");
+    process
+        .until_logged("it says why the cache shrinks", |line| {
+            line["message"] == "memory is short: the cache shrinks" && line["level"] == "WARN"
+        })
+        .await;
+    assert_eq!(
+        group.kills(),
+        0,
+        "the kernel has killed nothing in {}",
+        group.folder().display()
+    );
+    assert!(process.runs());
+    // Nothing is lost: what the cache does not hold is in the database.
+    fill(&process, 0).await;
+    drop(process);
+}
