@@ -20,6 +20,9 @@ use super::local::Local;
 use super::{Class, Rate, Settings, caller, whole_seconds};
 use crate::auth::refusal::refused;
 
+/// Addresses whose failures are remembered, about 2 MiB.
+const ADDRESSES_MAX: usize = 10_000;
+
 /// The failures that one server process has seen.
 pub struct Failures {
     rate: Rate,
@@ -46,7 +49,7 @@ impl Failures {
         Arc::new(Self {
             rate: settings.failures,
             trusted_proxies: settings.trusted_proxies.clone(),
-            local: Local::new(),
+            local: Local::new(ADDRESSES_MAX),
             limited,
         })
     }

@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::{Class, Rate};
 
 /// Callers that are remembered, about 10 MiB. Beyond that the ones seen least are forgotten, and begin anew.
-const CALLERS_MAX: usize = 50_000;
+pub(super) const CALLERS_MAX: usize = 50_000;
 
 /// A caller's own limiters, one for each rate of a class.
 type Limiters = Arc<[DefaultDirectRateLimiter]>;
@@ -23,10 +23,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new() -> Self {
+    /// Remembers at most `callers_max` callers.
+    pub(super) fn new(callers_max: usize) -> Self {
         Self {
             clock: DefaultClock::default(),
-            callers: Cache::new(CALLERS_MAX),
+            callers: Cache::new(callers_max),
         }
     }
 
@@ -55,7 +56,7 @@ mod tests {
     /// Every rate of a class counts, for each caller by itself.
     #[test]
     fn rates_hold_per_caller() {
-        let local = Local::new();
+        let local = Local::new(CALLERS_MAX);
         let rates: Vec<Rate> = ["5/min", "3/h"].iter().map(|rate| rate.parse().unwrap()).collect();
         let (first, second) = ([1; 16], [2; 16]);
         let allowed = |caller| {
@@ -82,7 +83,7 @@ mod tests {
     /// Addresses are cheap to have: their number must not be our memory.
     #[test]
     fn callers_are_bounded() {
-        let local = Local::new();
+        let local = Local::new(CALLERS_MAX);
         let rates = ["1/min".parse().unwrap()];
         for number in 0..2 * u128::try_from(CALLERS_MAX).unwrap() {
             assert!(local.check(Class::All, number.to_le_bytes(), &rates).is_ok());

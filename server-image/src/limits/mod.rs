@@ -38,7 +38,7 @@ pub use global::InvalidRedis;
 
 use crate::auth::refusal::refused;
 use global::Global;
-use local::Local;
+use local::{CALLERS_MAX, Local};
 
 /// Failed authentications of one address unless set otherwise.
 pub const FAILURES: Rate = Rate {
@@ -120,7 +120,7 @@ impl RateLimits {
         Ok(Some(Arc::new(Self {
             rates: settings.rates.clone(),
             trusted_proxies: settings.trusted_proxies.clone(),
-            local: Local::new(),
+            local: Local::new(CALLERS_MAX),
             global,
             limited,
         })))

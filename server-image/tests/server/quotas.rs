@@ -12,7 +12,7 @@ use crate::support::server::{TestServer, settings};
 const SMALL: Quotas = Quotas {
     messages_per_session: 2,
     sessions_per_agent: 2,
-    session_timeout: Duration::from_secs(60),
+    session_timeout: Duration::from_mins(1),
     memory_entries_per_agent: 2,
     memory_bytes_per_agent: 1024 * 1024,
 };

@@ -188,12 +188,13 @@ async fn pages_of_the_internet_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_not_json_are_explained() {
     let rest = Rest::start(|_| {}).await;
+    let deep = "[".repeat(100_000);
     for body in [
         b"{".as_slice(),
         b"{} {}",
         b"7",
         b"{\"purpose\":\"\xff\"}",
-        &[b'['; 100_000],
+        deep.as_bytes(),
     ] {
         let request = rest.post("create_session").header("content-type", "application/json");
         let (status, error) = answer(request.body(body.to_vec()).send().await.unwrap()).await;

@@ -141,15 +141,15 @@ mod tests {
 
     /// Sessions by their number of seconds without use at `now`, those whose number is in `running` with a call.
     fn uses(seconds: &[u64], running: &[u64], now: Instant) -> Uses {
-        let mut uses = Uses::default();
-        for unused in seconds {
-            let id = SessionId::from(unused.to_string());
-            uses.opened(&id, Owner::Anonymous);
-            let used = uses.0.get_mut(&id).unwrap();
-            used.last = now - Duration::from_secs(*unused);
-            used.running = usize::from(running.contains(unused));
-        }
-        uses
+        let sessions = seconds.iter().map(|unused| {
+            let used = Use {
+                running: usize::from(running.contains(unused)),
+                last: now.checked_sub(Duration::from_secs(*unused)).unwrap(),
+                owner: None,
+            };
+            (SessionId::from(unused.to_string()), used)
+        });
+        Uses(sessions.collect())
     }
 
     /// Each session takes 100 KiB: unbounded, clients that never come back fill the memory of all. One with a call
