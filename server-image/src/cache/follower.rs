@@ -21,7 +21,7 @@ use crate::lock;
 /// A power of two; at 24 bytes each this is 384 KiB.
 const STRIPES: u64 = 16_384;
 /// A tag that stands for all entries whose key begins with what follows.
-pub(super) const PREFIX_TAG: &str = "prefix:";
+pub(crate) const PREFIX_TAG: &str = "prefix:";
 /// Most prefixes that are remembered one by one; beyond, everything counts as changed.
 const PREFIXES_MAX: usize = 64;
 

@@ -39,6 +39,7 @@ mod shared_reuse;
 mod state;
 mod upkeep;
 
+pub(crate) use follower::PREFIX_TAG;
 pub use forget::Writing;
 pub use key::{Cached, Key, memory_tag, session_tag};
 pub use memory_size::HeapBytes;

@@ -26,7 +26,8 @@ pub(super) struct Flags {
     /// Requests that may wait; more get 503 [default: twice the concurrency].
     #[arg(long, env = "MCP_QUEUE_MAX")]
     queue_max: Option<usize>,
-    /// File with the key that signs PUT /tuning; without it nothing can be changed while the server runs.
+    /// File with the key that signs PUT /tuning and POST /cache/invalidate; without it nothing can be changed while the
+    /// server runs.
     #[arg(long, env = "MCP_TUNING_KEY_FILE")]
     tuning_key_file: Option<PathBuf>,
     /// UID of the pod this server runs in (metadata.uid); a signed change names the pod it is for.

@@ -19,7 +19,7 @@ pub(super) struct Flags {
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, env = "MCP_METRICS_LISTEN", default_value = "127.0.0.1:9090")]
     metrics_listen: SocketAddr,
-    /// Address of /tuning.
+    /// Address of /tuning and /cache/invalidate, for the operator alone.
     #[arg(long, env = "MCP_ADMIN_LISTEN", default_value = "127.0.0.1:9091")]
     admin_listen: SocketAddr,
     /// Serve GET /profile?seconds=N at the admin address too: where CPU time and memory go.

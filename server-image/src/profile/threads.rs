@@ -146,13 +146,13 @@ mod tests {
     /// The figures must be this process's, in seconds.
     #[test]
     fn a_busy_thread_is_the_first() {
-        let (begin, spun) = std::sync::mpsc::channel();
+        let (tell, spun) = std::sync::mpsc::channel();
         let spinning = std::thread::Builder::new().name("spinning".to_owned()).spawn(move || {
             let began = std::time::Instant::now();
             while began.elapsed().as_millis() < 500 {
                 std::hint::spin_loop();
             }
-            begin.send(()).unwrap();
+            tell.send(()).unwrap();
             // Until the test has looked.
             std::thread::park();
         });

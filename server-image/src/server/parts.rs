@@ -31,6 +31,7 @@ use crate::tools::shared_context::{self, Chores, SharedContext};
 use crate::tools::{Catalog, fixtures};
 use crate::transport::{Connections, Tls, compress};
 use crate::tuning::control::Tuner;
+use crate::tuning::invalidation::Invalidator;
 use crate::{memory, migrate, probes, profile, tuning};
 
 /// The parts of one server process.
@@ -46,6 +47,7 @@ pub(super) struct Parts {
     sessions: Arc<SharedSessions>,
     chores: Chores,
     tuner: Arc<Tuner>,
+    invalidator: Arc<Invalidator>,
     /// Whether profiles are taken.
     profile: bool,
     endpoint: Arc<Endpoint>,
@@ -123,6 +125,7 @@ impl Parts {
             data.cache.clone(),
             settings.capacity.queue_set,
         );
+        let invalidator = Invalidator::new(settings.capacity.authority.clone(), data.cache.clone());
         let tls = settings.transport.tls.clone().map(Tls::open).transpose()?;
         let connections = Connections::new(
             settings.transport.connections_max,
@@ -164,6 +167,7 @@ impl Parts {
             sessions,
             chores,
             tuner,
+            invalidator: Arc::new(invalidator),
             profile: settings.network.profile,
             endpoint,
             agents,
@@ -216,7 +220,7 @@ impl Parts {
             probes::metrics_router(registry, readiness, cache.clone()).merge(health::router(health)),
         ));
         beside.spawn(self.performance.watch());
-        let mut admin_router = tuning::http::router(self.tuner);
+        let mut admin_router = tuning::http::router(self.tuner, self.invalidator);
         if self.profile {
             admin_router = admin_router.merge(profile::http::router(cache.clone()));
         }

@@ -7,11 +7,11 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::signature::{self, KEY_MIN, Refused};
+use super::signature::{self, KEY_MIN, Purpose, Refused};
 use super::{CONCURRENCY_MAX, CacheInForce, InForce, POOL_MAX, PoolInForce, QUEUE_MAX};
 use crate::admission::Admission;
 use crate::cache::{Cache, LOCAL_BYTES_MAX};
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::lock;
 use crate::memory;
 
@@ -55,6 +55,22 @@ impl Authority {
             return Err(InvalidAuthority::NoPodUid);
         }
         read_key(path).map(drop)
+    }
+
+    /// Verifies a request for `purpose`, which must be later than `last`, the time of the one accepted before. Returns
+    /// its time, in milliseconds since 1970.
+    pub(super) fn verify(
+        &self,
+        purpose: Purpose,
+        headers: &HeaderMap,
+        body: &[u8],
+        last: Option<i64>,
+    ) -> Result<i64, ChangeError> {
+        let path = self.key_file.as_ref().ok_or(ChangeError::NoKey)?;
+        let pod_uid = self.pod_uid.as_deref().ok_or(InvalidAuthority::NoPodUid)?;
+        let key = read_key(path)?;
+        let time = signature::verify(purpose, headers, &key, pod_uid, body, Timestamp::now(), last)?;
+        Ok(time)
     }
 }
 
@@ -135,6 +151,9 @@ pub enum ChangeError {
         /// What was asked for.
         value: u64,
     },
+    /// Other replicas could not be told.
+    #[error("only this replica has forgotten, if any: {0}")]
+    Database(#[from] DatabaseError),
     /// The figure means nothing here.
     #[error("{0}; nothing has been changed")]
     Meaningless(&'static str),
@@ -202,12 +221,9 @@ impl Tuner {
     /// # Errors
     /// [`ChangeError`] says why nothing was changed.
     pub fn change(&self, headers: &HeaderMap, body: &[u8]) -> Result<InForce, ChangeError> {
-        let path = self.authority.key_file.as_ref().ok_or(ChangeError::NoKey)?;
-        let pod_uid = self.authority.pod_uid.as_deref().ok_or(InvalidAuthority::NoPodUid)?;
-        let key = read_key(path)?;
         // Held to the end: of two requests at once, one comes wholly before the other.
         let mut state = lock(&self.state);
-        let time = signature::verify(headers, &key, pod_uid, body, Timestamp::now(), state.accepted)?;
+        let time = self.authority.verify(Purpose::Tuning, headers, body, state.accepted)?;
         let change: Change = serde_json::from_slice(body)?;
         self.check(&change)?;
         state.accepted = Some(time);

@@ -1,17 +1,18 @@
-//! `GET|PUT /tuning` on the admin port.
+//! `GET|PUT /tuning` and `POST /cache/invalidate` on the admin port.
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::InForce;
 use super::control::{ChangeError, Tuner};
+use super::invalidation::Invalidator;
 
 /// Largest body, in bytes; a change has a few figures.
 const BODY_MAX: usize = 16 * 1024;
@@ -19,11 +20,14 @@ const BODY_MAX: usize = 16 * 1024;
 /// `GET /tuning`: what is in force. `PUT /tuning`: changes it, see [`super::signature`]; the answer is what is in force
 /// then, or `{"error": …}` with status 400 (the change is wrong), 401 (it is not believed), 403 (no key), 409 (a later
 /// one was accepted) or 500 (the key cannot be read).
-pub fn router(tuner: Arc<Tuner>) -> Router {
+///
+/// `POST /cache/invalidate`: makes the caches of all replicas forget an [`super::invalidation::Invalidation`]; signed and
+/// refused likewise, and with 503 when the database does not answer. The answer is what was forgotten.
+pub fn router(tuner: Arc<Tuner>, invalidator: Arc<Invalidator>) -> Router {
     Router::new()
-        .route("/tuning", get(show).put(change))
+        .route("/tuning", get(show).put(change).with_state(tuner))
+        .route("/cache/invalidate", post(invalidate).with_state(invalidator))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(tuner)
 }
 
 async fn show(State(tuner): State<Arc<Tuner>>) -> Json<InForce> {
@@ -40,6 +44,16 @@ async fn change(State(tuner): State<Arc<Tuner>>, headers: HeaderMap, body: Bytes
     }
 }
 
+async fn invalidate(State(invalidator): State<Arc<Invalidator>>, headers: HeaderMap, body: Bytes) -> Response {
+    match invalidator.forget(&headers, &body).await {
+        Ok(forgotten) => Json(forgotten).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "an invalidation was refused");
+            (status(&error), Json(json!({"error": error.to_string()}))).into_response()
+        }
+    }
+}
+
 const fn status(error: &ChangeError) -> StatusCode {
     use super::signature::Refused;
     match error {
@@ -47,6 +61,7 @@ const fn status(error: &ChangeError) -> StatusCode {
         ChangeError::Key(_) => StatusCode::INTERNAL_SERVER_ERROR,
         ChangeError::Refused(Refused::Repeated) => StatusCode::CONFLICT,
         ChangeError::Refused(_) => StatusCode::UNAUTHORIZED,
+        ChangeError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
         ChangeError::Body(_)
         | ChangeError::Range { .. }
         | ChangeError::TooManyBytes { .. }

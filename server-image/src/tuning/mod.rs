@@ -3,6 +3,7 @@
 
 pub mod control;
 pub mod http;
+pub mod invalidation;
 pub mod signature;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! Proof that a change of the tuning comes from the operator, for this pod, now, and once.
+//! Proof that a request to the admin port comes from the operator, for this pod, now, and once.
 //!
-//! A pod's address may belong to another pod a second later, and what travels the network may be recorded. So a
-//! `PUT /tuning` carries two headers:
+//! A pod's address may belong to another pod a second later, and what travels the network may be recorded. So each
+//! request that changes something carries two headers:
 //!
 //! | header | value |
 //! |---|---|
@@ -11,16 +11,17 @@
 //! The canonical text is these lines, each ended by a line feed, the last one too:
 //!
 //! ```text
-//! mcpscale-tuning-v1
-//! PUT
+//! mcpscale-tuning-v1, or mcpscale-invalidation-v1 for POST /cache/invalidate
+//! PUT, or POST
 //! <pod UID, as in metadata.uid>
 //! <value of mcpscale-time>
 //! <lower-case hexadecimal SHA-256 of the body>
 //! ```
 //!
-//! The key is the content of the key file without white space around it, as bytes; it is not decoded. The pod's UID is
-//! `MCP_POD_UID`. The time may differ from the pod's clock by at most [`CLOCK_SKEW`], and must be later than that of
-//! the last accepted request, so that a recorded request cannot undo a later one.
+//! So what was signed for one purpose is worth nothing for another. The key is the content of the key file without
+//! white space around it, as bytes; it is not decoded. The pod's UID is `MCP_POD_UID`. The time may differ from the
+//! pod's clock by at most [`CLOCK_SKEW`], and must be later than that of the last request that was accepted for the same
+//! purpose, so that a recorded request cannot undo a later one.
 
 use std::time::Duration;
 
@@ -38,7 +39,25 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 /// Fewest bytes of a key: half of what HMAC-SHA-256 can use.
 pub const KEY_MIN: usize = 16;
 
-const CONTEXT: &str = "mcpscale-tuning-v1";
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// `PUT /tuning`.
+    Tuning,
+    /// `POST /cache/invalidate`.
+    Invalidation,
+}
+
+impl Purpose {
+    /// The first lines of the canonical text.
+    const fn begin(self) -> &'static str {
+        match self {
+            Self::Tuning => "mcpscale-tuning-v1\nPUT",
+            Self::Invalidation => "mcpscale-invalidation-v1\nPOST",
+        }
+    }
+}
+
 const SCHEME: &str = "v1=";
 
 /// Why a request is not believed.
@@ -65,8 +84,8 @@ pub enum Refused {
 ///
 /// # Errors
 /// [`Refused::Signature`] for a key that HMAC cannot use, which no key is.
-pub fn sign(key: &[u8], pod_uid: &str, time: &str, body: &[u8]) -> Result<String, Refused> {
-    let digest = mac(key, pod_uid, time, body)?.finalize().into_bytes();
+pub fn sign(purpose: Purpose, key: &[u8], pod_uid: &str, time: &str, body: &[u8]) -> Result<String, Refused> {
+    let digest = mac(purpose, key, pod_uid, time, body)?.finalize().into_bytes();
     Ok(format!("{SCHEME}{}", hex::encode(digest)))
 }
 
@@ -76,6 +95,7 @@ pub fn sign(key: &[u8], pod_uid: &str, time: &str, body: &[u8]) -> Result<String
 /// # Errors
 /// [`Refused`] says what is wrong.
 pub fn verify(
+    purpose: Purpose,
     headers: &HeaderMap,
     key: &[u8],
     pod_uid: &str,
@@ -91,7 +111,7 @@ pub fn verify(
         .ok_or(Refused::Header(SIGNATURE_HEADER))?;
     let signed: i64 = time.parse().map_err(|_| Refused::Header(TIME_HEADER))?;
     // Compares in constant time; and first, so that nobody learns anything else without the key.
-    mac(key, pod_uid, time, body)?
+    mac(purpose, key, pod_uid, time, body)?
         .verify_slice(&given)
         .map_err(|_| Refused::Signature)?;
     let away = now.as_millisecond().abs_diff(signed);
@@ -112,10 +132,11 @@ fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Ref
 }
 
 /// HMAC takes keys of any length; were one ever too long or too short, nothing would match.
-fn mac(key: &[u8], pod_uid: &str, time: &str, body: &[u8]) -> Result<Hmac<Sha256>, Refused> {
+fn mac(purpose: Purpose, key: &[u8], pod_uid: &str, time: &str, body: &[u8]) -> Result<Hmac<Sha256>, Refused> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| Refused::Signature)?;
     let body = hex::encode(Sha256::digest(body));
-    mac.update(format!("{CONTEXT}\nPUT\n{pod_uid}\n{time}\n{body}\n").as_bytes());
+    let begin = purpose.begin();
+    mac.update(format!("{begin}\n{pod_uid}\n{time}\n{body}\n").as_bytes());
     Ok(mac)
 }
 
@@ -136,7 +157,7 @@ mod tests {
 
     fn check(headers: &HeaderMap, body: &[u8], last: Option<i64>) -> Result<i64, Refused> {
         let now = Timestamp::from_millisecond(NOW).unwrap();
-        verify(headers, KEY, UID, body, now, last)
+        verify(Purpose::Tuning, headers, KEY, UID, body, now, last)
     }
 
     /// Whoever can raise a pool can take the database down: only the operator, for this pod, now, and once.
@@ -144,7 +165,7 @@ mod tests {
     fn only_a_fresh_request_of_the_operator_for_this_pod_is_believed() {
         let body = br#"{"pool":{"max":20}}"#;
         let time = NOW.to_string();
-        let good = sign(KEY, UID, &time, body).unwrap();
+        let good = sign(Purpose::Tuning, KEY, UID, &time, body).unwrap();
         assert_eq!(check(&request(&time, &good), body, None), Ok(NOW));
         assert_eq!(check(&request(&time, &good), body, Some(NOW - 1)), Ok(NOW));
         let old = (NOW - 30_001).to_string();
@@ -159,14 +180,24 @@ mod tests {
             ),
             (
                 "other key",
-                request(&time, &sign(b"fedcba9876543210", UID, &time, body).unwrap()),
+                request(
+                    &time,
+                    &sign(Purpose::Tuning, b"fedcba9876543210", UID, &time, body).unwrap(),
+                ),
                 body,
                 None,
                 Refused::Signature,
             ),
             (
                 "other pod",
-                request(&time, &sign(KEY, "another", &time, body).unwrap()),
+                request(&time, &sign(Purpose::Tuning, KEY, "another", &time, body).unwrap()),
+                body,
+                None,
+                Refused::Signature,
+            ),
+            (
+                "signed for another purpose",
+                request(&time, &sign(Purpose::Invalidation, KEY, UID, &time, body).unwrap()),
                 body,
                 None,
                 Refused::Signature,
@@ -180,14 +211,14 @@ mod tests {
             ),
             (
                 "old",
-                request(&old, &sign(KEY, UID, &old, body).unwrap()),
+                request(&old, &sign(Purpose::Tuning, KEY, UID, &old, body).unwrap()),
                 body,
                 None,
                 Refused::Time(30_001),
             ),
             (
                 "from the future",
-                request(&future, &sign(KEY, UID, &future, body).unwrap()),
+                request(&future, &sign(Purpose::Tuning, KEY, UID, &future, body).unwrap()),
                 body,
                 None,
                 Refused::Time(30_001),
@@ -230,6 +261,6 @@ mod tests {
         let mut mac = Hmac::<Sha256>::new_from_slice(KEY).unwrap();
         mac.update(text.as_bytes());
         let expected = format!("v1={}", hex::encode(mac.finalize().into_bytes()));
-        assert_eq!(sign(KEY, UID, &NOW.to_string(), b"{}"), Ok(expected));
+        assert_eq!(sign(Purpose::Tuning, KEY, UID, &NOW.to_string(), b"{}"), Ok(expected));
     }
 }

@@ -16,6 +16,7 @@ mod auth_failures;
 mod auth_keys;
 mod auth_tokens;
 mod cache;
+mod cache_invalidation;
 mod cache_journal;
 mod cache_reuse;
 mod cache_upkeep;

@@ -8,12 +8,12 @@ use crate::support::process::Process;
 use crate::support::until;
 
 const MIB: u64 = 1024 * 1024;
-/// Of the control group: the server itself takes a fifth.
-const LIMIT: u64 = 160 * MIB;
-/// Characters of one value. Many of them are one page of memory each, so that what is given up can be given back.
-const VALUE: usize = 64 * 1024;
-/// Values that would take four times the limit.
-const VALUES: u64 = 4 * LIMIT / VALUE as u64;
+/// Of the control group: the server itself takes a quarter.
+const LIMIT: u64 = 96 * MIB;
+/// Characters of one value.
+const VALUE: usize = 96 * 1024;
+/// Values that would take twice the limit.
+const VALUES: u64 = 2 * LIMIT / VALUE as u64;
 
 /// Sets a value and reads it, so that it is in the cache.
 async fn fill(process: &Process, number: u64) {

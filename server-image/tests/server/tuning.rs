@@ -6,7 +6,7 @@ use futures::future::join_all;
 use mcp_server::server::Settings;
 use mcp_server::tuning::Tuning;
 use mcp_server::tuning::control::Authority;
-use mcp_server::tuning::signature::{SIGNATURE_HEADER, TIME_HEADER, sign};
+use mcp_server::tuning::signature::{Purpose, SIGNATURE_HEADER, TIME_HEADER, sign};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -48,7 +48,7 @@ async fn put_signed(server: &TestServer, body: &str, key: &str, pod: &str, time:
         .put(format!("http://{}/tuning", server.server.admin))
         .header(
             SIGNATURE_HEADER,
-            sign(key.as_bytes(), pod, &time, body.as_bytes()).unwrap(),
+            sign(Purpose::Tuning, key.as_bytes(), pod, &time, body.as_bytes()).unwrap(),
         )
         .header(TIME_HEADER, time)
         .body(body.to_owned())
