@@ -1,7 +1,9 @@
 -- For wrk: one MCP request again and again. The last line of output is the result as JSON.
--- BENCH_BODY is the body, in which __ID__ becomes a number that no other request has; BENCH_HEADERS is a header a line.
+-- BENCH_BODY is the body, in which __ID__ becomes an id that no other request has, also of other runs with another
+-- BENCH_RUN; BENCH_HEADERS is a header a line.
 local body = os.getenv("BENCH_BODY")
 local unique = body:find("__ID__", 1, true)
+local run = os.getenv("BENCH_RUN")
 local fixed
 local sent = 0
 
@@ -18,7 +20,7 @@ end
 function request()
   if fixed then return fixed end
   sent = sent + 1
-  return wrk.format(nil, nil, nil, (body:gsub("__ID__", tostring(sent))))
+  return wrk.format(nil, nil, nil, (body:gsub("__ID__", run .. "-" .. sent)))
 end
 
 function done(summary, latency)

@@ -1,19 +1,26 @@
-"""The operations of shared context, asked by one client of revision 2025-06-18, the same for every server."""
+"""The operations of shared context, asked by clients of revision 2025-06-18, the same for every server."""
 
 import http.client
 import json
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from itertools import count
 
+import servers
+from figures import at_least, below, medians, say
 from measure import usage
+from postgres import postgres
 from servers import API_KEY
 
 REVISION = "2025-06-18"
 # Agents may have 50 sessions in use at once.
 SESSIONS_OF_AN_AGENT = 40
 AGENTS = 20
+PUBLISHED = "shared-context 1.1.10"
+# Operations per second with many agents, as a multiple of the published server's.
+AGENTS_TARGET = 20
 WORDS = (
     "agent session message error timeout cache database performance index query search fuzzy score analysis complete "
     "deployment pipeline review results"
@@ -29,6 +36,61 @@ TARGETS_MS = {
     "get_memory": 10,
     "token check": 5,
 }
+
+
+def rounds(options):
+    """A result for each operation, round and server."""
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres())
+        started = {
+            "mcpscale, SQLite": servers.ours(options.binary, with_key=True),
+            "mcpscale, Postgres": servers.ours(options.binary, database, with_key=True),
+            PUBLISHED: servers.published(),
+        }
+        workloads = []
+        for name, server in started.items():
+            say(f"{name}: preparing {options.messages} messages")
+            workloads.append(Workload(stack.enter_context(server), name, options.messages))
+        for number in range(options.rounds):
+            # Each goes first in turn.
+            turn = number % len(workloads)
+            for operation in TARGETS_MS:
+                for workload in workloads[turn:] + workloads[:turn]:
+                    result = workload.round_of(operation, options.repetitions)
+                    say(f"round {number + 1}: {workload.name} {operation} p95 {result['p95_ms']:.2f} ms")
+                    yield result | {"round": number}
+            for workload in workloads[turn:] + workloads[:turn]:
+                result = workload.round_of_agents(options.seconds)
+                say(f"round {number + 1}: {workload.name} {result['operation']} {result['per_second']:.0f}/s")
+                yield result | {"round": number}
+
+
+def report(results: list) -> list:
+    """Prints the medians; returns the goals."""
+    keys = ("operation", "server")
+    p50, p95 = medians(results, keys, "p50_ms"), medians(results, keys, "p95_ms")
+    print(f"\n{'operation':17} {'server':22} {'p50 ms':>8} {'p95 ms':>8}  the published server's p95 is")
+    goals = []
+    for (operation, server), high in p95.items():
+        line = f"{operation:17} {server:22} {p50[operation, server]:>8.2f} {high:>8.2f}"
+        if server != PUBLISHED:
+            line += f"  {p95[operation, PUBLISHED] / high:.1f}×"
+            goals.append(below(f"{server}: p95 of {operation}", high, TARGETS_MS[operation] / 5, "ms"))
+        print(line)
+    rate, failures = medians(results, keys, "per_second"), medians(results, keys, "failures")
+    cpu, rss = medians(results, keys, "cpu_us_per_operation"), medians(results, keys, "rss_bytes")
+    print(f"\n{'together':17} {'server':22} {'per s':>8} {'CPU µs':>8} {'RSS MB':>7}  times the published server's per s")
+    for key, per_second in rate.items():
+        operation, server = key
+        line = f"{operation:17} {server:22} {per_second:>8.0f} {cpu[key]:>8.0f} {rss[key] / 1e6:>7.1f}"
+        if server != PUBLISHED:
+            ratio = per_second / max(rate[operation, PUBLISHED], 1e-9)
+            line += f"  {ratio:.1f}×"
+            what = f"{server}: operations per second with {operation}, times the published server's"
+            goals.append(at_least(what, ratio, AGENTS_TARGET))
+            goals.append(below(f"{server}: failures with {operation}", failures[key], 1, "calls"))
+        print(line)
+    return goals
 
 
 class Client:

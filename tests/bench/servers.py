@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -118,16 +119,20 @@ def running(name: str, command: list, port: int, environment: dict | None = None
             server.stop()
 
 
-def ours(binary: Path, database: str = "sqlite:{folder}/mcp.db", with_key: bool = False):
+@contextmanager
+def ours(binary: Path, database: str = "sqlite:{folder}/mcp.db", with_key: bool = False, flags: Sequence[str] = ()):
     """The project's server, with its metrics on."""
-    port = free_port()
+    port, metrics = free_port(), f"127.0.0.1:{free_port()}"
     command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--database-url", database, "--fixtures", "load"]
-    command += ["--metrics-listen", f"127.0.0.1:{free_port()}", "--admin-listen", f"127.0.0.1:{free_port()}"]
-    # As many at once as the load has connections: what is measured is the work, not the refusals.
-    command += ["--concurrency", "1000", "--queue-max", "2000"]
+    command += ["--metrics-listen", metrics, "--admin-listen", f"127.0.0.1:{free_port()}", *flags]
+    # As many at once as the load has connections, and none refused because all the others make it slow: what is measured
+    # is the work, not the refusals.
+    command += ["--concurrency", "1000", "--queue-max", "2000", "--adaptive-latency-ms", "60000"]
     # The limiter counts every request, but lets all of them pass.
     command += ["--rate-limits", "all=1000000/s,auth=1000000/s,messages=1000000/s,search=1000000/s,memory=1000000/s"]
-    return running("mcpscale", command, port, {"MCP_API_KEY": API_KEY} if with_key else {})
+    with running("mcpscale", command, port, {"MCP_API_KEY": API_KEY} if with_key else {}) as server:
+        server.metrics_url = f"http://{metrics}/metrics"
+        yield server
 
 
 def fastmcp(answers: str):
