@@ -18,6 +18,7 @@ from pathlib import Path
 
 import context
 import echo
+import memory
 import servers
 from figures import print_goals, say
 from measure import LOAD_CORE
@@ -26,6 +27,8 @@ from measure import LOAD_CORE
 PARTS = {
     "echo": (echo.rounds, echo.report),
     "context": (context.rounds, context.report),
+    "connections": (memory.connection_rounds, memory.report_connections),
+    "sessions": (memory.session_rounds, memory.report_sessions),
 }
 ROUNDS_THAT_COUNT = 3
 
@@ -40,6 +43,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 50, 1000], help="of the loads of echo")
     parser.add_argument("--repetitions", type=int, default=200, help="calls of an operation in a round")
     parser.add_argument("--messages", type=int, default=1000, help="messages of the session that is searched")
+    parser.add_argument("--keep-alive", type=int, default=10_000, help="connections that stay open")
+    parser.add_argument("--idle-sessions", type=int, default=1000, help="sessions that nobody uses")
     parser.add_argument("--output", type=Path, required=True, help="file for all results")
     return parser.parse_args()
 
