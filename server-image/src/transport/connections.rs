@@ -1,6 +1,7 @@
 //! Accepts connections and serves them, until they are told to close.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -14,19 +15,19 @@ use axum::body::{Body, Bytes};
 use axum::routing::future::RouteFuture;
 use http::{Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Busy, Patient};
+use super::activity::{Activity, Alarm, Busy, Patient, QUIET};
 use super::bodies::{Budget, Share};
 use crate::metrics::at_scrape;
 
@@ -175,22 +176,71 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = requests.peer;
-    let stream = TokioIo::new(Patient::new(stream, Arc::clone(&requests.activity)));
-    let mut served = pin!(
-        http1::Builder::new()
-            .max_headers(HEADERS_MAX)
-            .max_header_size(HEADERS_BYTES)
-            .serve_connection(stream, requests)
-    );
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = closing.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let mut stream = Patient::new(stream, Arc::clone(&requests.activity));
+    let mut requests = requests;
+    // hyper holds 16 KiB for a connection from its first request to its end: ten thousand that only wait must do without.
+    let ended = loop {
+        let parts = match serve_until_silent(stream, requests, &closing).await {
+            Ok(Some(parts)) => parts,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.to_string()),
+        };
+        (stream, requests) = (parts.io.into_inner(), parts.service);
+        // Even empty it holds the buffer that it was cut from.
+        let early = Some(parts.read_buf)
+            .filter(|early| !early.is_empty())
+            .unwrap_or_default();
+        tokio::select! {
+            has_come = stream.next_request(early) => match has_come {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error.to_string()),
+            },
+            () = closing.cancelled() => break stream.shutdown().await.map_err(|error| error.to_string()),
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+/// Serves requests until the connection ends, or is silent between two of them: then this returns what it is made of.
+async fn serve_until_silent<S>(
+    stream: Patient<S>,
+    requests: Requests,
+    closing: &CancellationToken,
+) -> hyper::Result<Option<Parts<TokioIo<Patient<S>>, Requests>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::clone(&requests.activity);
+    let mut served = http1::Builder::new()
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEADERS_BYTES)
+        .serve_connection(TokioIo::new(stream), requests);
+    let (mut alarm, mut waiting, mut since) = (Alarm::default(), None, Instant::now());
+    let ended_or_silent = poll_fn(|context| {
+        if let Poll::Ready(ended) = Pin::new(&mut served).poll(context) {
+            return Poll::Ready(Some(ended));
+        }
+        if std::mem::replace(&mut waiting, activity.waiting()) != waiting {
+            since = Instant::now();
+        }
+        match waiting {
+            Some(_) => alarm.poll(since + QUIET, context).map(|()| None),
+            None => Poll::Pending,
+        }
+    });
+    let ended = tokio::select! {
+        ended = ended_or_silent => ended,
+        () = closing.cancelled() => {
+            Pin::new(&mut served).graceful_shutdown();
+            Some((&mut served).await)
+        }
+    };
+    match ended {
+        None => Ok(Some(served.into_parts())),
+        Some(ended) => ended.map(|()| None),
     }
 }
 
@@ -267,5 +317,42 @@ impl hyper::body::Body for Served {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::activity::IDLE;
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, duplex};
+
+    /// A connection whose client has gone without a word would be kept for ever, and one day there is no place left.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_closed_when_no_request_follows() {
+        let (near, mut far) = duplex(64 * 1024);
+        // hyper looks for the client's end while it waits for an answer, and never again before the next request.
+        let router = Router::new().route("/", get(|| async { sleep(Duration::from_millis(10)).await }));
+        let requests = Requests {
+            router,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            activity: Arc::default(),
+            budget: Budget::new(&mut Registry::default()),
+        };
+        let open = OpenConnection::new(&Arc::default(), None);
+        let served = tokio::spawn(exchange(near, requests, CancellationToken::new(), open));
+        for _ in 0..2 {
+            far.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1024];
+            let length = far.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
+            sleep(QUIET * 3).await;
+        }
+        let silent = Instant::now();
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        served.await.unwrap();
+        let silence = silent.elapsed() + QUIET * 3;
+        assert!(silence > IDLE && silence < IDLE + QUIET * 3, "{silence:?}");
     }
 }
