@@ -3,6 +3,9 @@
 //! One body is bounded by the endpoint; this bounds all of them together, by what has arrived and not by what is
 //! announced, so that announcing much costs others nothing. Bodies of up to [`SMALL`] bytes do not count: the number of
 //! connections bounds them.
+//!
+//! What counts is not a body's length, but what its message takes when it is parsed: an array of two million zeros is
+//! 4 MB long and takes 400.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use axum::response::Response;
 use http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use memchr::memchr2;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -25,6 +29,10 @@ use crate::metrics::at_scrape;
 pub(super) const BUDGET: usize = 64 * 1024 * 1024;
 /// A body of this announced length, in bytes, fits into a connection's first reads.
 const SMALL: u64 = 8 * 1024;
+/// What a value in an array or a map takes when it is parsed, in bytes: the value, room for more of them, and a key.
+const VALUE: usize = 256;
+/// What a map takes beside its values, in bytes.
+const MAP: usize = 1024;
 /// Bodies come and go within a second.
 const RETRY_SECONDS: u32 = 1;
 
@@ -42,7 +50,7 @@ impl Budget {
         at_scrape::gauge(
             registry,
             "mcp_request_body_bytes",
-            "Memory of request bodies above 8 KiB",
+            "Memory of request bodies above 8 KiB, and of what is parsed from them",
             move || u32::try_from(read.used.load(Ordering::Relaxed)).ok().map(f64::from),
         );
         registry.register(
@@ -68,6 +76,7 @@ impl Budget {
         });
         let counted = Counted {
             body,
+            scale: Scale::default(),
             share: Arc::clone(&share),
         };
         (Body::new(counted), Some(share))
@@ -94,17 +103,25 @@ impl Share {
         Err(OutOfMemory)
     }
 
+    /// Whether it alone is more than the budget.
+    fn can_never_fit(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > BUDGET
+    }
+
     /// The answer, or, if the body did not fit, the one that says so.
     pub(super) fn judge(&self, response: Response) -> Response {
         if !self.exceeded.load(Ordering::Relaxed) {
             return response;
         }
-        let message = OutOfMemory.to_string();
-        let mut response = refused(
+        let answer = |status, reason, message: &str| refused(status, reason, message, &Value::Null);
+        if self.can_never_fit() {
+            let message = "the values in the request take too much memory; send fewer of them at once";
+            return answer(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message);
+        }
+        let mut response = answer(
             StatusCode::SERVICE_UNAVAILABLE,
             "bodies_too_large",
-            &message,
-            &Value::Null,
+            &OutOfMemory.to_string(),
         );
         response
             .headers_mut()
@@ -123,8 +140,42 @@ impl Drop for Share {
 #[error("the requests that are arriving take too much memory together; try again in {RETRY_SECONDS} s")]
 struct OutOfMemory;
 
+/// Weighs a message of JSON as it arrives, part by part.
+#[derive(Debug, Default)]
+struct Scale {
+    in_text: bool,
+    is_escaped: bool,
+}
+
+impl Scale {
+    /// What `part` will take in memory, in bytes: at least its length.
+    fn weigh(&mut self, part: &[u8]) -> usize {
+        let mut weight = part.len();
+        let mut rest = part;
+        while let Some((&byte, after)) = rest.split_first() {
+            rest = after;
+            if std::mem::take(&mut self.is_escaped) {
+                continue;
+            }
+            match byte {
+                b'"' => self.in_text = !self.in_text,
+                b'\\' => self.is_escaped = self.in_text,
+                b',' if !self.in_text => weight += VALUE,
+                b'{' if !self.in_text => weight += MAP,
+                _ => {}
+            }
+            if self.in_text && !self.is_escaped {
+                // Texts are long, and nothing in them counts.
+                rest = &rest[memchr2(b'"', b'\\', rest).unwrap_or(rest.len())..];
+            }
+        }
+        weight
+    }
+}
+
 struct Counted {
     body: Incoming,
+    scale: Scale,
     share: Arc<Share>,
 }
 
@@ -136,12 +187,13 @@ impl hyper::body::Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context).map(|frame| {
+        let this = &mut *self;
+        Pin::new(&mut this.body).poll_frame(context).map(|frame| {
             Some(match frame? {
-                Ok(frame) => match self.share.take(frame.data_ref().map_or(0, Bytes::len)) {
-                    Ok(()) => Ok(frame),
-                    Err(error) => Err(error.into()),
-                },
+                Ok(frame) => {
+                    let weight = frame.data_ref().map_or(0, |part| this.scale.weigh(part));
+                    this.share.take(weight).map(|()| frame).map_err(Into::into)
+                }
                 Err(error) => Err(error.into()),
             })
         })
@@ -153,5 +205,42 @@ impl hyper::body::Body for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(text: &str) -> usize {
+        Scale::default().weigh(text.as_bytes())
+    }
+
+    /// What is not weighed can take a hundred times its length of memory; texts, which cannot, must not be refused.
+    #[test]
+    fn values_weigh_what_they_take_and_texts_their_length() {
+        for (text, values, maps) in [
+            ("[]", 0, 0),
+            ("[0,0,0]", 2, 0),
+            (r#"[{"a":0},{}]"#, 1, 2),
+            (r#"{"text":"{a,b},{c,d}"}"#, 0, 1),
+            (r#"{"text":"a \"quoted, {word}\"","b":1}"#, 1, 1),
+            (r#"{"text":"lines\n,\n,","b":1}"#, 1, 1),
+            (r#"{"text":"it ends with \\","b":1}"#, 1, 1),
+            (r"[\,0]", 1, 0),
+        ] {
+            assert_eq!(weight(text), text.len() + values * VALUE + maps * MAP, "{text}");
+        }
+    }
+
+    /// Parts are as long as the network makes them.
+    #[test]
+    fn parts_weigh_as_much_as_the_whole() {
+        let text = r#"{"a":"x,\"y\\","b":[1,{"c":"{"},"\\"],"d":0}"#;
+        for length in 1..text.len() {
+            let mut scale = Scale::default();
+            let parts: usize = text.as_bytes().chunks(length).map(|part| scale.weigh(part)).sum();
+            assert_eq!(parts, weight(text), "parts of {length} bytes");
+        }
     }
 }

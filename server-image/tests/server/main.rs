@@ -10,6 +10,7 @@
     reason = "counts are whole numbers, which floating point holds exactly"
 )]
 
+mod abuse;
 mod admission;
 mod agents;
 mod auth_failures;

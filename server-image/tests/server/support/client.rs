@@ -28,6 +28,11 @@ impl Client {
         Self { url, http }
     }
 
+    /// The endpoint's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The same client with more headers on each request.
     pub fn with_headers(&self, headers: reqwest::header::HeaderMap) -> Self {
         Self {

@@ -100,6 +100,28 @@ impl Process {
         }
     }
 
+    /// Memory that it has now, in bytes.
+    pub fn memory(&self) -> usize {
+        self.status("VmRSS")
+    }
+
+    /// The most memory that it had since [`Self::forget_peak`], in bytes.
+    pub fn peak_memory(&self) -> usize {
+        self.status("VmHWM")
+    }
+
+    /// The peak begins anew at what it has now.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
+    fn status(&self, field: &str) -> usize {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        let kibibytes: usize = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
+        kibibytes * 1024
+    }
+
     /// All that it has logged so far, as it stands.
     pub fn log(&self) -> String {
         self.lines.lock().unwrap().join("\n")
