@@ -325,7 +325,8 @@ mod tests {
         assert!(activity.waiting().is_none(), "while its answer is sent");
         let mut answer = [0; 65];
         let (sent, read) = tokio::join!(sending, far.read_exact(&mut answer));
-        (sent.unwrap(), read.unwrap());
+        sent.unwrap();
+        read.unwrap();
         assert_eq!(activity.waiting(), Some(1), "between two requests");
 
         far.write_all(b"two").await.unwrap();

@@ -65,6 +65,13 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     let server = TestServer::start(settings).await;
     let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
     let blocker = connect(&url).await;
+    // Indexes that are built online would wait for the lock too, with a connection of the pool.
+    crate::support::until("the schema is complete", async || {
+        let known = "SELECT count(*) FROM schema_migrations";
+        let known: i64 = blocker.query_one(known, &[]).await.unwrap().get(0);
+        (usize::try_from(known).unwrap() == mcp_server::migrate::steps().len()).then_some(())
+    })
+    .await;
     blocker
         .batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE")
         .await

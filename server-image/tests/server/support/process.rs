@@ -105,14 +105,9 @@ impl Process {
         self.status("VmRSS")
     }
 
-    /// The most memory that it had since [`Self::forget_peak`], in bytes.
+    /// The most memory that it ever had, in bytes.
     pub fn peak_memory(&self) -> usize {
         self.status("VmHWM")
-    }
-
-    /// The peak begins anew at what it has now.
-    pub fn forget_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
     fn status(&self, field: &str) -> usize {
