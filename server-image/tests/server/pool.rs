@@ -58,20 +58,20 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     let url = SHARED.database().await;
     let mut settings = settings(&url);
     settings.tuning = Tuning {
-        pool_max: 2,
+        pool_max: 3,
         concurrency: 10,
         queue_max: 10,
     };
     let server = TestServer::start(settings).await;
     let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
-    let blocker = connect(&url).await;
-    // Indexes that are built online would wait for the lock too, with a connection of the pool.
-    crate::support::until("the schema is complete", async || {
-        let known = "SELECT count(*) FROM schema_migrations";
-        let known: i64 = blocker.query_one(known, &[]).await.unwrap().get(0);
-        (usize::try_from(known).unwrap() == mcp_server::migrate::steps().len()).then_some(())
+    let observer = connect(&url).await;
+    // It keeps one connection of the pool, whenever it gets to it.
+    let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    crate::support::until("one connection listens for news", async || {
+        (observer.query_one(listening, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
     .await;
+    let blocker = connect(&url).await;
     blocker
         .batch_execute("BEGIN; LOCK TABLE sessions IN EXCLUSIVE MODE")
         .await
@@ -88,10 +88,9 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
         })
     };
     let stuck = [add(), add()];
-    // Within a transaction the statistics stand still.
-    let observer = connect(&url).await;
+    // Within the blocker's transaction the statistics stand still.
     let both = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    crate::support::until("both connections wait for the lock", async || {
+    crate::support::until("the two others wait for the lock", async || {
         (observer.query_one(both, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
     })
     .await;
@@ -107,7 +106,7 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     );
     let reason = refused["error"].as_str().unwrap();
     assert!(
-        reason.contains("all 2 of this server's pool are in use") && reason.contains("--pool-max"),
+        reason.contains("all 3 of this server's pool are in use") && reason.contains("--pool-max"),
         "{reason}"
     );
     for call in stuck {
