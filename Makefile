@@ -51,6 +51,9 @@ bench: ## Load one MCP server on loopback in rising steps: rate, latency, what i
 bench-server: ## Measure the MCP server side by side with others (BENCH="--rounds 1 --seconds 2" for a short run)
 	@hack/bench-server $(BENCH)
 
+bench-parts: ## Measure scoring, cache and token check by themselves, beside RapidFuzz, moka and jsonwebtoken
+	@hack/bench-parts $(BENCH)
+
 bench-start: ## Measure how long the MCP server takes to be ready, and its size
 	@hack/bench-start
 
@@ -63,4 +66,4 @@ doc: ## Build the API documentation of every crate
 packages:
 	@tests/cluster/install-packages
 
-.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas doc packages
+.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas bench-parts doc packages

@@ -1,13 +1,20 @@
 //! Scoring the messages of a session: the part of a search that is the server's own work.
 //!
-//! RapidFuzz 3.14.6 (C++) takes 0.83 ms for 1000 messages; `cargo bench -p mcp-server --bench search` shows ours.
+//! `make bench-parts` has RapidFuzz (C++) score the same messages: they are written to the file that
+//! `BENCH_SEARCH_CASES` names, a case a line.
+#![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcp_server::tools::shared_context::search::Scorer;
+use serde_json::json;
 
 const MESSAGES: usize = 1000;
+/// Lengths of messages, in characters.
+const LENGTHS: [usize; 2] = [100, 500];
+/// Scores below which a message is not found.
+const CUTOFFS: [f64; 2] = [60.0, 0.0];
 const WORDS: [&str; 24] = [
     "the",
     "agent",
@@ -65,13 +72,30 @@ fn messages(length: usize) -> Vec<String> {
         .collect()
 }
 
+/// Writes what is scored here, for others to score it too.
+fn write_cases() {
+    let Some(file) = std::env::var_os("BENCH_SEARCH_CASES") else {
+        return;
+    };
+    let cases = LENGTHS.iter().flat_map(|&length| {
+        QUERIES.iter().flat_map(move |(name, query)| {
+            CUTOFFS.iter().map(move |cutoff| {
+                let id = format!("{name}, cutoff {cutoff}/{length}");
+                json!({"id": id, "query": query, "cutoff": cutoff, "messages": messages(length)}).to_string()
+            })
+        })
+    });
+    std::fs::write(file, cases.collect::<Vec<_>>().join("\n")).unwrap();
+}
+
 fn score_session(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("score 1000 messages");
+    write_cases();
+    let mut group = criterion.benchmark_group("search");
     group.throughput(Throughput::Elements(MESSAGES as u64));
-    for length in [100, 500] {
+    for length in LENGTHS {
         let messages = messages(length);
         for (name, query) in QUERIES {
-            for cutoff in [60.0, 0.0] {
+            for cutoff in CUTOFFS {
                 let id = BenchmarkId::new(format!("{name}, cutoff {cutoff}"), length);
                 group.bench_with_input(id, &messages, |bencher, messages| {
                     bencher.iter(|| {

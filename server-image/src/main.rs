@@ -9,6 +9,10 @@ use mcp_server::server::Server;
 use mcp_server::{healthcheck, logging, migrate, report, stdio};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Chosen by measurement: docs/adr/0007. How it behaves is set where it is built, in .cargo/config.toml.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A setting was refused.
 const REFUSED: u8 = 2;
 /// `migrate --dry-run` found steps to take.

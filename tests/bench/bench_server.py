@@ -20,6 +20,7 @@ import context
 import echo
 import memory
 import servers
+import soak
 from figures import print_goals, say
 from measure import LOAD_CORE
 
@@ -29,6 +30,7 @@ PARTS = {
     "context": (context.rounds, context.report),
     "connections": (memory.connection_rounds, memory.report_connections),
     "sessions": (memory.session_rounds, memory.report_sessions),
+    "soak": (soak.rounds, soak.report),
 }
 ROUNDS_THAT_COUNT = 3
 
@@ -36,6 +38,7 @@ ROUNDS_THAT_COUNT = 3
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, required=True, help="mcp-server, as released")
+    parser.add_argument("--load", type=Path, required=True, help="mcp-load, as released")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts, instead of all")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, at least 3 for figures that count")
     parser.add_argument("--seconds", type=int, default=8, help="length of a load")
@@ -45,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=1000, help="messages of the session that is searched")
     parser.add_argument("--keep-alive", type=int, default=10_000, help="connections that stay open")
     parser.add_argument("--idle-sessions", type=int, default=1000, help="sessions that nobody uses")
+    parser.add_argument("--soak-minutes", type=float, default=10, help="length of the soak")
     parser.add_argument("--output", type=Path, required=True, help="file for all results")
     return parser.parse_args()
 

@@ -79,7 +79,7 @@ def report(results: list) -> list:
         print(line)
     rate, failures = medians(results, keys, "per_second"), medians(results, keys, "failures")
     cpu, rss = medians(results, keys, "cpu_us_per_operation"), medians(results, keys, "rss_bytes")
-    print(f"\n{'together':17} {'server':22} {'per s':>8} {'CPU µs':>8} {'RSS MB':>7}  times the published server's per s")
+    print(f"\n{'together':17} {'server':22} {'per s':>8} {'CPU µs':>8} {'RSS MB':>7}  times the published server's")
     for key, per_second in rate.items():
         operation, server = key
         line = f"{operation:17} {server:22} {per_second:>8.0f} {cpu[key]:>8.0f} {rss[key] / 1e6:>7.1f}"

@@ -125,8 +125,8 @@ def ours(binary: Path, database: str = "sqlite:{folder}/mcp.db", with_key: bool 
     port, metrics = free_port(), f"127.0.0.1:{free_port()}"
     command = [binary, "serve", "--listen", f"127.0.0.1:{port}", "--database-url", database, "--fixtures", "load"]
     command += ["--metrics-listen", metrics, "--admin-listen", f"127.0.0.1:{free_port()}", *flags]
-    # As many at once as the load has connections, and none refused because all the others make it slow: what is measured
-    # is the work, not the refusals.
+    # As many at once as the load has connections, and none refused because the others make it slow: what is measured is
+    # the work, not the refusals.
     command += ["--concurrency", "1000", "--queue-max", "2000", "--adaptive-latency-ms", "60000"]
     # The limiter counts every request, but lets all of them pass.
     command += ["--rate-limits", "all=1000000/s,auth=1000000/s,messages=1000000/s,search=1000000/s,memory=1000000/s"]

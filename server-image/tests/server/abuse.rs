@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::client::Client;
 use crate::support::process::Process;
+use crate::support::until;
 
 const MIB: usize = 1024 * 1024;
 /// Longest time in which a well-behaved client is served while others do harm. One machine has all of them.
@@ -164,6 +165,24 @@ async fn waiting_connections_cost_little_memory_and_go_on() {
     answer(&mut first).await;
     sleep(SILENCE).await;
     exchange(&mut first, &[end]).await;
+}
+
+/// Sessions leave memory when nobody uses them; a server that keeps their memory all the same only grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_sessions_that_have_left_is_given_back() {
+    let flags = ["--database-url", "sqlite::memory:", "--session-idle-seconds", "3"];
+    let process = Process::start(&flags, &[]).await;
+    drop(process.client.legacy_session().await);
+    let before = process.memory();
+    for _ in 0..400 {
+        drop(process.client.legacy_session().await);
+    }
+    let grown = process.memory().saturating_sub(before);
+    assert!(grown > 8 * MIB, "there is something to give back: {} KiB", grown / 1024);
+    until("half of the memory is given back", async || {
+        (process.memory().saturating_sub(before) < grown / 2).then_some(())
+    })
+    .await;
 }
 
 /// Sends a request in parts and reads its answer.

@@ -28,7 +28,7 @@ struct Project {
 }
 
 /// What every build depends on, besides the sources.
-const COMMON: [&str; 3] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
+const COMMON: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo"];
 
 /// `mcpscale/operator`.
 pub(super) fn operator() -> Result<Bundle, HarnessError> {

@@ -1,0 +1,83 @@
+"""Mixed load for minutes: does memory still grow when the caches are full?"""
+
+import json
+import subprocess
+import time
+from math import sqrt
+from statistics import mean
+
+import servers
+from figures import Goal, say
+from measure import LOAD_CORE, usage
+
+RATE = 1000
+# Small enough to be full long before the part that is judged.
+CACHE_BYTES = 4 * 1024 * 1024
+# Samples that follow each other are not independent; the means of so many blocks of them nearly are.
+BLOCKS = 20
+# Of Student's t with BLOCKS - 2 degrees of freedom: 95 % lie between minus and plus this.
+T_95 = 2.101
+# Growth in MB per hour that nobody would notice in the life of a pod.
+SLOPE_BELOW = 0.5
+
+
+def rounds(options):
+    """One soak: memory of each second, and what became of the calls."""
+    seconds = round(options.soak_minutes * 60)
+    if not seconds:
+        return
+    with servers.ours(options.binary, flags=["--cache-l1-bytes", str(CACHE_BYTES)]) as server:
+        report = server.log.with_name("load.json")
+        command = ["taskset", "-c", LOAD_CORE, options.load, "run", "--url", server.url, "--era", "mixed"]
+        command += ["--mix", "shared-context", "--phase", f"constant:{RATE}:{seconds}s", "--json", report]
+        say(f"soak: {RATE} calls per second for {seconds} s")
+        log = server.log.with_name("load.log")
+        with log.open("wb") as output:
+            load = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output)
+        samples, cpu, started = [], usage(server.pid).cpu_seconds, time.monotonic()
+        try:
+            while load.poll() is None:
+                now = usage(server.pid)
+                samples.append([round(time.monotonic() - started, 2), now.rss_bytes])
+                time.sleep(max(0.0, len(samples) - (time.monotonic() - started)))
+        finally:
+            load.terminate()
+            load.wait()
+        if load.returncode or not report.exists():
+            raise RuntimeError(f"mcp-load ended with {load.returncode}:\n{log.read_text()[-3000:]}")
+        cpu = usage(server.pid).cpu_seconds - cpu
+        calls = json.loads(report.read_text())
+        yield {"seconds": seconds, "rate": RATE, "cpu_seconds": cpu, "rss": samples, "load": calls}
+
+
+def slope(samples: list) -> tuple:
+    """Growth in bytes per second over samples of (second, bytes), and by how much it may be off, by 95 % confidence.
+
+    A straight line by least squares through the means of blocks.
+    """
+    size = len(samples) // BLOCKS
+    blocks = [samples[place * size : (place + 1) * size] for place in range(BLOCKS)]
+    points = [(mean(second for second, _ in block), mean(value for _, value in block)) for block in blocks]
+    middle, level = mean(x for x, _ in points), mean(y for _, y in points)
+    spread = sum((x - middle) ** 2 for x, _ in points)
+    gradient = sum((x - middle) * (y - level) for x, y in points) / spread
+    rest = sum((y - level - gradient * (x - middle)) ** 2 for x, y in points)
+    return gradient, T_95 * sqrt(rest / (BLOCKS - 2) / spread)
+
+
+def report(results: list) -> list:
+    """Prints the memory of each tenth and the slope; returns the goal."""
+    goals = []
+    for result in results:
+        samples = result["rss"]
+        judged = samples[len(samples) // 3 :]
+        if len(judged) < 2 * BLOCKS:
+            raise RuntimeError("a soak is judged from a minute on")
+        tenths = [samples[place * (len(samples) - 1) // 10][1] / 1e6 for place in range(11)]
+        print(f"\nsoak of {result['seconds']} s at {result['rate']} calls per second: RSS MB by tenths of the time")
+        print("  " + " ".join(f"{megabytes:.1f}" for megabytes in tenths))
+        gradient, off = (value * 3600 / 1e6 for value in slope(judged))
+        print(f"  last two thirds: {gradient:+.2f} ± {off:.2f} MB per hour (95 % confidence)")
+        what = "soak, last two thirds: growth of RSS that is sure, per hour"
+        goals.append(Goal(what, gradient - off, "<", SLOPE_BELOW, "MB"))
+    return goals
