@@ -1,11 +1,6 @@
 -- For wrk: one MCP request again and again. The last line of output is the result as JSON.
--- BENCH_BODY is the body, in which __ID__ becomes an id that no other request has, also of other runs with another
--- BENCH_RUN; BENCH_HEADERS is a header a line.
-local body = os.getenv("BENCH_BODY")
-local unique = body:find("__ID__", 1, true)
-local run = os.getenv("BENCH_RUN")
+-- BENCH_BODY is the body, BENCH_HEADERS is a header a line.
 local fixed
-local sent = 0
 
 wrk.method = "POST"
 for line in os.getenv("BENCH_HEADERS"):gmatch("[^\n]+") do
@@ -14,13 +9,11 @@ for line in os.getenv("BENCH_HEADERS"):gmatch("[^\n]+") do
 end
 
 function init()
-  if not unique then fixed = wrk.format(nil, nil, nil, body) end
+  fixed = wrk.format(nil, nil, nil, os.getenv("BENCH_BODY"))
 end
 
 function request()
-  if fixed then return fixed end
-  sent = sent + 1
-  return wrk.format(nil, nil, nil, (body:gsub("__ID__", run .. "-" .. sent)))
+  return fixed
 end
 
 function done(summary, latency)
