@@ -113,7 +113,7 @@ fn reads(criterion: &mut Criterion) {
                 other
                     .optionally_get_with(Arc::clone(&absent[next()].1), || None)
                     .is_none()
-            )
+            );
         });
     });
 
