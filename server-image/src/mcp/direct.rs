@@ -31,6 +31,10 @@ use crate::tools::{CallContext, Called, ToolRegistry};
 /// The revision of the protocol whose requests carry all that a server must know.
 const VERSION: &str = "2026-07-28";
 
+/// Longest body that is read before there is a slot for it, in bytes. A parsed message takes many times its length, and
+/// with a long one the way it takes makes no difference to the time.
+const LONGEST: usize = 16 * 1024;
+
 /// A tool call that needs nothing of rmcp.
 #[derive(Debug)]
 pub(super) struct DirectCall {
@@ -75,7 +79,8 @@ struct Meta<'a> {
 impl DirectCall {
     /// The call in a POST, if it is one.
     pub(super) fn of(headers: &HeaderMap, body: &[u8], tools: &ToolRegistry) -> Option<Self> {
-        let is_expected = only(headers, "mcp-protocol-version") == Some(VERSION)
+        let is_expected = body.len() <= LONGEST
+            && only(headers, "mcp-protocol-version") == Some(VERSION)
             && only(headers, "mcp-method") == Some(TOOLS_CALL)
             && only(headers, "content-type") == Some("application/json");
         if !is_expected {
@@ -267,6 +272,12 @@ mod tests {
             ),
             ("an unknown member", r#""id":1"#, r#""id":1,"x":1"#, false),
             ("not JSON", "}}}", "}}", false),
+            (
+                "a long body",
+                r#""text":"a""#,
+                &format!(r#""text":"{}""#, "a".repeat(LONGEST)),
+                false,
+            ),
         ] {
             assert!(BODY.contains(from), "{name}");
             assert_eq!(is_direct(HEADERS, &BODY.replacen(from, to, 1)), expected, "{name}");
