@@ -132,6 +132,12 @@ impl Process {
         until(what, async || self.lines().into_iter().find(|line| matches(line))).await
     }
 
+    /// Ends it in the middle of what it does, as the kernel or a node's end would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
