@@ -20,11 +20,16 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
     let first = create(&client, "data", &json!({})).await;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), NAMESPACE);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    let claim = eventually(DEADLINE, "the claim is made", || async {
-        claims.get("data-postgres").await.map_err(|e| e.to_string())
+    let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
+    let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    // The status follows the last object: before that, the operator may still be making some of the deleted server's.
+    eventually(DEADLINE, "all objects are made", || async {
+        let server = servers.get("data").await.map_err(|e| e.to_string())?;
+        condition(&server, "Ready").ok_or_else(|| "no status yet".to_owned())
     })
     .await
     .unwrap();
+    let claim = claims.get("data-postgres").await.expect("the claim is made");
     assert_eq!(claim.labels().get("mcpscale.dev/owner-uid"), first.uid().as_ref());
     assert!(
         claim.owner_references().is_empty(),
@@ -39,16 +44,6 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
     );
     let secret = secrets.get("data-postgres").await.expect("the Secret is made");
     assert!(secret.owner_references().is_empty());
-
-    let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
-    let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    // The status follows the last object: before that, the operator may still be making some of the deleted server's.
-    eventually(DEADLINE, "all objects are made", || async {
-        let server = servers.get("data").await.map_err(|e| e.to_string())?;
-        condition(&server, "Ready").ok_or_else(|| "no status yet".to_owned())
-    })
-    .await
-    .unwrap();
     servers
         .delete("data", &DeleteParams::background())
         .await
