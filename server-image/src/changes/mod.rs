@@ -133,20 +133,13 @@ impl Changes {
     /// Follows `topics` until the listener is dropped.
     #[must_use]
     pub fn follow(&self, topics: impl IntoIterator<Item = Topic>) -> Listener {
-        let listener = Listener {
+        let mut listener = Listener {
             changes: self.clone(),
             id: self.0.next_follower.fetch_add(1, Ordering::Relaxed),
             pending: Arc::default(),
-            topics: topics.into_iter().collect(),
+            topics: BTreeSet::new(),
         };
-        let mut followers = lock(&self.0.followers);
-        for topic in &listener.topics {
-            followers
-                .entry(topic.clone())
-                .or_default()
-                .insert(listener.id, Arc::clone(&listener.pending));
-        }
-        drop(followers);
+        listener.follow_instead(topics.into_iter().collect());
         listener
     }
 
@@ -171,12 +164,11 @@ impl Listener {
     pub async fn next(&self) -> BTreeSet<Topic> {
         self.pending.take().await
     }
-}
 
-impl Drop for Listener {
-    fn drop(&mut self) {
+    /// Follows `topics` from now on. News of those it goes on with is not lost; news of the others is not told.
+    pub fn follow_instead(&mut self, topics: BTreeSet<Topic>) {
         let mut followers = lock(&self.changes.0.followers);
-        for topic in &self.topics {
+        for topic in self.topics.difference(&topics) {
             if let Some(all) = followers.get_mut(topic) {
                 all.remove(&self.id);
                 if all.is_empty() {
@@ -184,6 +176,21 @@ impl Drop for Listener {
                 }
             }
         }
+        for topic in topics.difference(&self.topics) {
+            followers
+                .entry(topic.clone())
+                .or_default()
+                .insert(self.id, Arc::clone(&self.pending));
+        }
+        drop(followers);
+        lock(&self.pending.topics).retain(|topic| topics.contains(topic));
+        self.topics = topics;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.follow_instead(BTreeSet::new());
     }
 }
 
@@ -212,6 +219,23 @@ mod tests {
         changes.tools_list_changed();
         changes.deliver(&Topic::Everything);
         assert_eq!(listener.next().await, BTreeSet::from([Topic::Tools, resource("a")]));
+    }
+
+    /// A client that subscribes to one more resource must not lose the news of another that has just changed.
+    #[tokio::test]
+    async fn news_outlives_a_change_of_what_is_followed() {
+        let changes = Changes::alone();
+        let mut listener = changes.follow([resource("kept"), resource("left")]);
+        changes.deliver(&Topic::Everything);
+        listener.follow_instead(BTreeSet::from([resource("kept"), resource("new")]));
+        assert_eq!(listener.next().await, BTreeSet::from([resource("kept")]));
+        changes.deliver(&Topic::Everything);
+        assert_eq!(
+            listener.next().await,
+            BTreeSet::from([resource("kept"), resource("new")])
+        );
+        drop(listener);
+        assert_eq!(changes.followed(), 0);
     }
 
     /// Who follows the last messages of a session has never named the session itself, and must hear of it all the same.

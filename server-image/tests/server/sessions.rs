@@ -227,12 +227,13 @@ async fn subscriptions_hold_at_every_replica() {
         last_event(&unsubscribe.send().await.unwrap().text().await.unwrap())["result"],
         json!({})
     );
-    // At one replica news comes in order: with the change of the tools, that of the resource would have come.
-    session
-        .at(&b.client)
-        .call("test_trigger_resource_change", json!({}))
-        .await;
-    session.at(&b.client).call("test_trigger_tool_change", json!({})).await;
+    // At one replica news comes in order: what was still on its way comes before the change of the tools, and with the
+    // second such change, that of the resource would have come.
+    let change = async |tool| session.at(&b.client).call(tool, json!({})).await;
+    change("test_trigger_tool_change").await;
+    until_told(&mut news, "notifications/tools/list_changed").await;
+    change("test_trigger_resource_change").await;
+    change("test_trigger_tool_change").await;
     assert_eq!(news.message().await["method"], "notifications/tools/list_changed");
     let unknown = session
         .request("resources/subscribe", &json!({"uri": "test://nothing"}))
@@ -240,6 +241,30 @@ async fn subscriptions_hold_at_every_replica() {
         .await
         .unwrap();
     assert_eq!(last_event(&unknown.text().await.unwrap())["error"]["code"], -32002);
+}
+
+/// A resource that changes in the moment in which the client subscribes to one more: the client must hear of it, or it
+/// shows what is no longer true.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_is_missed_while_subscriptions_change() {
+    let mut settings = settings(&SHARED.database().await);
+    with_fixtures(&mut settings);
+    let server = TestServer::start(settings).await;
+    let session = server.client.legacy_session().await;
+    let mut news = Events::of(session.get().send().await.unwrap());
+    let subscribe = async || {
+        let request = session.request("resources/subscribe", &json!({"uri": WATCHED}));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    };
+    subscribe().await;
+    until_told(&mut news, "notifications/resources/updated").await;
+    for _ in 0..50 {
+        tokio::join!(
+            subscribe(),
+            session.call("test_trigger_resource_change", json!({})),
+            until_told(&mut news, "notifications/resources/updated"),
+        );
+    }
 }
 
 /// A client that ended its session must not be served in it any longer, by no replica.

@@ -110,33 +110,28 @@ impl SharedSessions {
     /// Sends news of the session until it ends.
     async fn tell(&self, session: &str, sender: &Sender<Line>) -> Result<(), DatabaseError> {
         let own = session_topic(session);
+        let always = BTreeSet::from([Topic::Tools, Topic::Prompts, Topic::Resources, own.clone()]);
         // Heard from before the first look at the subscriptions on, so that no change of them is missed.
-        let always = self
-            .changes
-            .follow([Topic::Tools, Topic::Prompts, Topic::Resources, own.clone()]);
-        let mut told = BTreeSet::new();
+        let mut listener = self.changes.follow(always.clone());
+        let mut subscribed = BTreeSet::new();
+        let mut topics = BTreeSet::from([own.clone()]);
         loop {
-            let uris = self.records.subscriptions(session).await?;
-            if !self.records.exists(session).await? {
-                return Ok(());
-            }
-            let resources = self.changes.follow(uris.iter().cloned().map(Topic::Resource));
-            // What changed while the client was not here, it has to hear of too.
-            for uri in uris.into_iter().filter(|uri| told.insert(uri.clone())) {
-                send(sender, &Topic::Resource(uri)).await;
-            }
-            loop {
-                let topics = tokio::select! {
-                    topics = always.next() => topics,
-                    topics = resources.next() => topics,
-                };
-                for topic in topics.iter().filter(|topic| **topic != own) {
-                    send(sender, topic).await;
+            if topics.contains(&own) {
+                let uris = self.records.subscriptions(session).await?;
+                if !self.records.exists(session).await? {
+                    return Ok(());
                 }
-                if topics.contains(&own) {
-                    break;
-                }
+                let now: BTreeSet<Topic> = uris.into_iter().map(Topic::Resource).collect();
+                listener.follow_instead(always.union(&now).cloned().collect());
+                topics.retain(|topic| always.contains(topic) || now.contains(topic));
+                // What changed before it was followed, the client has to hear of too.
+                topics.extend(now.difference(&subscribed).cloned());
+                subscribed = now;
             }
+            for topic in &topics {
+                send(sender, topic).await;
+            }
+            topics = listener.next().await;
         }
     }
 }

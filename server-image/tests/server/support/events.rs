@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 /// Longest wait for an event that should come soon.
-const SOON: Duration = Duration::from_mins(2);
+const SOON: Duration = Duration::from_secs(20);
 
 /// An open event stream.
 pub struct Events {
