@@ -77,8 +77,10 @@ async fn the_cache_shrinks_before_the_kernel_kills() {
     assert!(used > 1e6, "the group is the server's: {used} bytes in use");
 
     let mut least = f64::MAX;
+    let mut was_degraded = false;
     for number in 0..VALUES {
         fill(&process, number).await;
+        was_degraded |= health(&process).await["checks"]["memory"]["status"] == "degraded";
         if number % 50 == 0 {
             let scrape = Scrape::of_url(&process.metrics).await;
             least = least.min(scrape.value("mcp_cache_capacity_bytes", &[("tier", "l1")]));
@@ -87,6 +89,7 @@ async fn the_cache_shrinks_before_the_kernel_kills() {
     let scrape = Scrape::of_url(&process.metrics).await;
     let cuts = scrape.value("mcp_memory_pressure_total", &[]);
     let held = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
+    assert!(was_degraded, "/health said that memory was short");
     assert!(cuts >= 1.0, "memory was short: {held} bytes are in the cache");
     #[expect(clippy::cast_precision_loss, reason = "a few MiB")]
     let limit = LIMIT as f64;
