@@ -125,9 +125,15 @@ impl Guard {
 
     /// Watches until dropped; ends at once where there is no limit.
     pub async fn watch(self, cache: Cache) {
+        if usage().is_none() {
+            return;
+        }
         let mut was_short = false;
         let mut last: Option<Change> = None;
-        while let Some(usage) = usage() {
+        loop {
+            sleep(LOOK).await;
+            // It cannot be read when there are no more file descriptors, and can again when some are free.
+            let Some(usage) = usage() else { continue };
             let allowed = allowed(usage, cache.capacity(), cache.bytes());
             let has_settled = |wanted: &Allowed| last.as_ref().is_none_or(|last| last.has_settled(*wanted, usage));
             match allowed.filter(has_settled) {
@@ -155,7 +161,6 @@ impl Guard {
                 }
                 Some(Allowed::More(_)) | None => {}
             }
-            sleep(LOOK).await;
         }
     }
 }

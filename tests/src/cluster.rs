@@ -13,7 +13,7 @@ use std::{
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
@@ -26,7 +26,7 @@ use crate::{
     command::run_async,
     eventually, images,
     node::{self, NodeCluster, network},
-    pki,
+    pki, process,
 };
 
 /// How a test ends. Any error will do; it is printed with what the harness collected.
@@ -201,6 +201,23 @@ impl Cluster {
         } else {
             Endpoint::forwarded(&self.shared.access, namespace, service, port).await
         }
+    }
+
+    /// Ends the processes of `pod` by SIGKILL, as the kernel does when memory runs out; the kubelet starts them again.
+    ///
+    /// # Errors
+    /// When none is found, one does not end, or it is not the node of this machine.
+    pub fn kill(&self, pod: &Pod) -> Result<(), HarnessError> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let processes = if self.is_node() && !uid.is_empty() {
+            process::of_pod(uid)
+        } else {
+            Vec::new()
+        };
+        if processes.is_empty() {
+            return Err(HarnessError::Unusable(format!("no process of pod {uid:?} is found")));
+        }
+        process::end(&processes, Duration::ZERO)
     }
 
     /// Runs `helm` with `arguments` and returns what it prints.

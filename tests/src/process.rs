@@ -112,6 +112,16 @@ pub(crate) fn all_process_ids() -> Vec<i32> {
         .collect()
 }
 
+/// The processes of the pod with this uid, without the one that holds its network.
+pub(crate) fn of_pod(uid: &str) -> Vec<ProcessId> {
+    let read = |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    all_process_ids()
+        .into_iter()
+        .filter(|pid| read(*pid, "cgroup").contains(uid) && read(*pid, "comm").trim() != "pause")
+        .filter_map(ProcessId::of)
+        .collect()
+}
+
 /// Ends `processes`: SIGTERM, after `patience` SIGKILL; comes back when all are gone.
 ///
 /// # Errors

@@ -35,6 +35,8 @@ const POPULAR_MAX: isize = 1_000;
 const READS: &str = "mcp:cache-reads:1";
 /// Batches of reads that the stream holds; a replica takes them every second.
 const READS_KEPT: u32 = 128;
+/// Batches that are read at once: more would not arrive within [`ANSWER`], and hold up other questions.
+const READS_AT_ONCE: u32 = 8;
 /// The stream is forgotten after this long without a read, in seconds.
 const READS_SECONDS: u32 = 600;
 /// What an entry takes in Redis beside its key and value, in bytes: its places in two tables, headers, rounding.
@@ -159,33 +161,48 @@ impl Shared {
             return;
         }
         let own = lock(&self.reuse).take();
-        let mut orders = redis::pipe();
         if let Some(text) = own.and_then(|batch| serde_json::to_vec(&batch).ok()) {
+            let mut orders = redis::pipe();
             let add = orders.cmd("XADD").arg(READS).arg("MAXLEN").arg(READS_KEPT);
             add.arg("*").arg("batch").arg(text).ignore();
             orders.cmd("EXPIRE").arg(READS).arg(READS_SECONDS).ignore();
+            let mut connection = self.connection.clone();
+            let Ok(Ok(())) = timeout(ANSWER, orders.exec_async(&mut connection)).await else {
+                return;
+            };
         }
+        for _ in 0..READS_KEPT.div_ceil(READS_AT_ONCE) {
+            if !self.learn_reads().await {
+                return;
+            }
+        }
+    }
+
+    /// Learns some of what replicas have read; says whether there may be more.
+    async fn learn_reads(&self) -> bool {
         let after = lock(&self.state.last_reads).clone();
-        orders
-            .cmd("XREAD")
+        let mut order = redis::cmd("XREAD");
+        order
             .arg("COUNT")
-            .arg(READS_KEPT)
+            .arg(READS_AT_ONCE)
             .arg("STREAMS")
             .arg(READS)
             .arg(after);
         let mut connection = self.connection.clone();
-        let asking = timeout(
-            ANSWER,
-            orders.query_async::<(Option<StreamReadReply>,)>(&mut connection),
-        );
-        let Ok(Ok((Some(reply),))) = asking.await else { return };
+        let asking = timeout(ANSWER, order.query_async::<Option<StreamReadReply>>(&mut connection));
+        let Ok(Ok(Some(reply))) = asking.await else {
+            return false;
+        };
+        let mut learned = 0;
         for entry in reply.keys.into_iter().flat_map(|stream| stream.ids) {
             let batch = entry.get::<Vec<u8>>("batch");
             if let Some(batch) = batch.and_then(|text| serde_json::from_slice::<Batch>(&text).ok()) {
                 lock(&self.reuse).follow(&batch, Instant::now());
             }
             *lock(&self.state.last_reads) = entry.id;
+            learned += 1;
         }
+        learned == READS_AT_ONCE
     }
 
     /// Stores a value for `life`, in the background; if Redis is slow, rather not. `miss` says why it was not there.

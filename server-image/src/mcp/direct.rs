@@ -4,6 +4,8 @@
 //! for it. A request that is beyond doubt needs none of that. This decides for no request that it is wrong: whatever is
 //! not exactly as expected goes to rmcp, and what both answer is the same byte for byte.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -16,7 +18,9 @@ use http_body_util::Full;
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, JsonObject, RequestId, ServerJsonRpcMessage, ServerResult,
 };
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +50,29 @@ pub(super) struct DirectCall {
     form: Form,
 }
 
+/// What JSON has as an object. Serde alone would read a struct from an array, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Message<'a> {
@@ -53,7 +80,7 @@ struct Message<'a> {
     id: RequestId,
     method: &'a str,
     #[serde(borrow)]
-    params: Params<'a>,
+    params: Object<Params<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +89,7 @@ struct Params<'a> {
     name: &'a str,
     arguments: Option<JsonObject>,
     #[serde(borrow, rename = "_meta")]
-    meta: Meta<'a>,
+    meta: Object<Meta<'a>>,
 }
 
 /// Other keys say nothing to a tool that sees only its arguments.
@@ -88,19 +115,19 @@ impl DirectCall {
         }
         let tool = tools.plain_name(only(headers, "mcp-name")?)?;
         let form = accept::form(headers)?;
-        let Message {
+        let Object(Message {
             jsonrpc,
             id,
             method,
-            params,
-        } = serde_json::from_slice(body).ok()?;
-        let is_agreed =
-            jsonrpc == "2.0" && method == TOOLS_CALL && params.name == tool && params.meta.version == VERSION;
+            params: Object(params),
+        }) = serde_json::from_slice(body).ok()?;
+        let Object(meta) = params.meta;
+        let is_agreed = jsonrpc == "2.0" && method == TOOLS_CALL && params.name == tool && meta.version == VERSION;
         is_agreed.then(|| Self {
             id,
             tool,
             arguments: params.arguments,
-            carried: params.meta.traceparent.and_then(TraceContext::of_json),
+            carried: meta.traceparent.and_then(TraceContext::of_json),
             form,
         })
     }
@@ -272,6 +299,24 @@ mod tests {
             ),
             ("an unknown member", r#""id":1"#, r#""id":1,"x":1"#, false),
             ("not JSON", "}}}", "}}", false),
+            (
+                "a list for a message",
+                BODY,
+                r#"["2.0",1,"tools/call",{"name":"echo","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}]"#,
+                false,
+            ),
+            (
+                "a list for its parameters",
+                &BODY[BODY.find(r#"{"name"#).unwrap()..BODY.len() - 1],
+                r#"["echo",{"text":"a"},{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}]"#,
+                false,
+            ),
+            (
+                "a list for its meta",
+                &BODY[BODY.find(r#"{"io."#).unwrap()..BODY.len() - 2],
+                r#"["2026-07-28",{},null]"#,
+                false,
+            ),
             (
                 "a long body",
                 r#""text":"a""#,

@@ -122,9 +122,10 @@ impl Endpoint {
         Router::new().route(path, any(answer)).with_state(self)
     }
 
-    async fn serve(&self, request: Request) -> Response {
+    async fn serve(self: &Arc<Self>, mut request: Request) -> Response {
         if is_modern(request.headers()) {
-            return self.dispatch(request).await;
+            // From 2026-07-28 on there are no sessions; rmcp would serve `initialize` in the one that is named here.
+            request.headers_mut().remove("mcp-session-id");
         }
         let caller = request.extensions().get::<Arc<Principal>>().cloned();
         let caller = caller.as_ref().map(|caller| caller.subject.as_str());
@@ -146,7 +147,7 @@ impl Endpoint {
         response
     }
 
-    async fn dispatch(&self, request: Request) -> Response {
+    async fn dispatch(self: &Arc<Self>, request: Request) -> Response {
         match *request.method() {
             Method::POST => self.post(request).await,
             Method::GET if !is_modern(request.headers()) => self.stream(request.headers().clone()).await,
@@ -294,22 +295,29 @@ impl Endpoint {
         self.sessions.stream(session, last, self.drain.begun())
     }
 
-    /// The end of a session of a client up to 2025-11-25.
-    async fn end_session(&self, request: Request) -> Response {
-        let open = self.drain.enter();
-        let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
-        let response = self.service.handle(request).await;
-        if let (Some(session), true) = (session, response.status().is_success()) {
-            self.sessions.ended(&session).await;
-        }
-        response.map(|body| Body::new(Answer::of_message(body, open)))
+    /// The end of a session of a client up to 2025-11-25, in a task of its own: a client that ends a session often goes
+    /// away without waiting for the answer.
+    async fn end_session(self: &Arc<Self>, request: Request) -> Response {
+        let this = Arc::clone(self);
+        let ending = tokio::spawn(async move {
+            let open = this.drain.enter();
+            let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
+            let response = this.service.handle(request).await;
+            if let (Some(session), true) = (session, response.status().is_success())
+                && let Err(error) = this.sessions.ended(&session).await
+            {
+                return unavailable(&error);
+            }
+            response.map(|body| Body::new(Answer::of_message(body, open)))
+        });
+        ending
+            .await
+            .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
     }
 
     /// Gives a POST to rmcp.
     async fn hand_over(&self, request: http::Request<Bytes>) -> http::Response<BoxBody<Bytes, Infallible>> {
-        // From 2026-07-28 on there are no sessions, and a session header means nothing.
-        let session = text(request.headers(), "mcp-session-id").filter(|_| !is_modern(request.headers()));
-        let session = session.map(str::to_owned);
+        let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
         let _turn = match session {
             Some(id) => self.restoring.turn(&self.sessions, &id).await,
             None => None,

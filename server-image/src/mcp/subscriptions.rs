@@ -86,6 +86,11 @@ impl Drop for AbortOnDrop {
 impl Follows {
     /// Tells `client` from now on when `uri` changes.
     pub(super) fn begin(&self, changes: &Changes, uri: String, client: Peer<RoleServer>) {
+        let mut follows = lock(&self.0);
+        // A new listener in the place of one that has news would lose it.
+        if follows.contains_key(&uri) {
+            return;
+        }
         let listener = changes.follow([Topic::Resource(uri.clone())]);
         let followed = uri.clone();
         let telling = tokio::spawn(async move {
@@ -97,7 +102,7 @@ impl Follows {
                 }
             }
         });
-        lock(&self.0).insert(followed, AbortOnDrop(telling.abort_handle()));
+        follows.insert(followed, AbortOnDrop(telling.abort_handle()));
     }
 
     /// Tells nothing of `uri` any more.

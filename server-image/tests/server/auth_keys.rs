@@ -173,6 +173,18 @@ async fn a_session_is_of_whoever_opened_it() {
             "{name} of another"
         );
     }
+    // The header of a revision without sessions must not open them.
+    let modern = server.client.post().header("mcp-protocol-version", "2026-07-28");
+    let mut initialize = initialize;
+    initialize["params"]["protocolVersion"] = json!("2026-07-28");
+    let modern = modern.header("x-api-key", &bob.key).json(&initialize);
+    let opened = modern.header("mcp-session-id", &session.id).send().await.unwrap();
+    let other = opened.headers().get("mcp-session-id").expect("a session of its own");
+    let other = other.to_str().unwrap().to_owned();
+    assert_ne!(other, session.id, "the session of another");
+    let other = server.client.session(other);
+    let call = other.post().header("x-api-key", &bob.key).json(&initialized);
+    assert_eq!(status(call).await, 202, "it is whose who opened it");
     for (name, request) in requests() {
         assert!(
             status(request.header("x-api-key", &ann.key)).await < 300,

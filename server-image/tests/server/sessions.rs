@@ -267,6 +267,37 @@ async fn no_change_is_missed_while_subscriptions_change() {
     }
 }
 
+/// A call that nobody waits for any more may be done all the same, and who follows what it changes must hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_told_when_its_caller_has_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    let server = TestServer::start(settings(&format!("sqlite:{}", path.display()))).await;
+    let created = server.client.call("create_session", json!({"purpose": "told"})).await;
+    let session = server.client.legacy_session().await;
+    let mut news = Events::of(session.get().send().await.unwrap());
+    let uri = format!("session://{}", created["session_id"].as_str().unwrap());
+    let subscribe = session.request("resources/subscribe", &json!({"uri": uri}));
+    assert_eq!(
+        last_event(&subscribe.send().await.unwrap().text().await.unwrap())["result"],
+        json!({})
+    );
+    until_told(&mut news, "notifications/resources/updated").await;
+
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let message = json!({"session_id": created["session_id"], "content": "late"});
+    let call = server
+        .client
+        .tool("add_message", &message)
+        .timeout(Duration::from_millis(500));
+    assert!(call.send().await.unwrap_err().is_timeout());
+    server.until_metric("mcp_in_flight_requests", 0.0).await;
+    other.execute_batch("COMMIT").unwrap();
+    let told = until_told(&mut news, "notifications/resources/updated").await;
+    assert_eq!(told["params"]["uri"], json!(uri));
+}
+
 /// A client that ended its session must not be served in it any longer, by no replica.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ended_session_ends_everywhere() {

@@ -8,6 +8,7 @@ mod bench;
 mod calm;
 mod connections;
 mod disruption;
+mod killed;
 mod lifecycle;
 mod load;
 mod serving;

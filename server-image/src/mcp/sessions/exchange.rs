@@ -1,7 +1,7 @@
 //! What replicas give each other through Postgres: letters, and copies of streams.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, stream};
@@ -14,6 +14,7 @@ use super::ids::StreamId;
 use super::replay::{Copying, KEEP};
 use crate::changes::{Changes, Topic};
 use crate::database::{DatabaseError, PostgresDatabase};
+use crate::lock;
 
 /// Name under which letters reach every replica.
 pub(super) const ALL: &str = "*";
@@ -44,8 +45,16 @@ pub(super) struct Exchange {
     replica: String,
     database: PostgresDatabase,
     changes: Changes,
-    /// Last letter to all that this replica has read; -1 before it knows which it need not read.
-    read: AtomicI64,
+    read: Mutex<LettersRead>,
+}
+
+/// Which letters to all this replica has read.
+#[derive(Debug, Default)]
+struct LettersRead {
+    /// The last of them; `None` before it is known which need not be read.
+    last: Option<i64>,
+    /// Those of the last look. Letters get their numbers before they become visible, so a lower one may still come.
+    seen: BTreeSet<i64>,
 }
 
 /// One row of a copied stream.
@@ -61,7 +70,7 @@ impl Exchange {
             replica,
             database,
             changes,
-            read: AtomicI64::new(-1),
+            read: Mutex::default(),
         }
     }
 
@@ -79,23 +88,34 @@ impl Exchange {
     /// Reads the letters that have come.
     pub(super) async fn letters(&self) -> Result<Vec<Letter>, DatabaseError> {
         let connection = self.database.connection().await?;
+        let last = lock(&self.read).last;
+        let last = match last {
+            Some(last) => last,
+            // Letters from before this replica was there are not for it.
+            None => {
+                let old = "SELECT coalesce(max(id), 0) FROM mcp_letters WHERE replica = $1 \
+                           AND created_at < now() - interval '5 seconds'";
+                connection.query_one(old, &[&ALL]).await?.try_get(0)?
+            }
+        };
+        let look = "SELECT id, letter FROM mcp_letters WHERE replica = $1 \
+                    AND (id > $2 OR created_at > now() - interval '10 seconds')";
+        let to_all = connection.query(look, &[&ALL, &last]).await?;
+        // Last, since what is taken is gone: nothing may fail after it.
         let take = "DELETE FROM mcp_letters WHERE replica = $1 RETURNING id, letter";
         let mut rows = connection.query(take, &[&self.replica]).await?;
-        let read = self.read.load(Ordering::Relaxed);
-        if read < 0 {
-            // Letters from before this replica was there are not for it.
-            let last = "SELECT coalesce(max(id), 0) FROM mcp_letters WHERE replica = $1 \
-                        AND created_at < now() - interval '5 seconds'";
-            let row = connection.query_one(last, &[&ALL]).await?;
-            self.read.store(row.try_get(0)?, Ordering::Relaxed);
-        } else {
-            let look = "SELECT id, letter FROM mcp_letters WHERE replica = $1 AND id > $2";
-            let to_all = connection.query(look, &[&ALL, &read]).await?;
-            for row in &to_all {
-                self.read.fetch_max(row.try_get(0)?, Ordering::Relaxed);
+        let mut read = lock(&self.read);
+        let mut seen = BTreeSet::new();
+        for row in to_all {
+            let id = row.try_get(0)?;
+            seen.insert(id);
+            if !read.seen.contains(&id) {
+                rows.push(row);
             }
-            rows.extend(to_all);
         }
+        read.last = seen.last().copied().max(Some(last));
+        read.seen = seen;
+        drop(read);
         let mut letters = rows
             .iter()
             .map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, String>(1)?)))

@@ -39,6 +39,9 @@ const LOGS_WAITING: usize = 16;
 /// Shortest and longest time between two looks at which sessions must leave memory.
 const LOOK_SHORTEST: Duration = Duration::from_millis(50);
 const LOOK_LONGEST: Duration = Duration::from_secs(1);
+/// How often, and after which pause, it is tried to copy a part of a stream.
+const COPY_TRIES: u32 = 5;
+const COPY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the database is tidied.
 const TIDY: Duration = Duration::from_mins(1);
 
@@ -133,11 +136,16 @@ impl SharedSessions {
     }
 
     /// The client has ended a session: no replica may go on with it.
-    pub(in crate::mcp) async fn ended(&self, id: &str) {
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the session may still be in the database: rmcp deletes it, and says nothing if it cannot.
+    pub(in crate::mcp) async fn ended(&self, id: &str) -> Result<(), DatabaseError> {
+        self.records.remove(id).await?;
         // Streams of news look whether their session is still there.
         self.changes.publish(&session_topic(id));
         let letter = Letter::Ended { session: id.to_owned() };
         self.write(ALL, &letter).await;
+        Ok(())
     }
 
     /// Does what has to be done beside requests, until dropped.
@@ -266,11 +274,17 @@ impl Carrier {
     }
 }
 
-/// Copies what another replica waits for.
+/// Copies what another replica waits for; tries again if it fails, since there may be no further message.
 async fn copy(replay: &Replay, exchange: &Exchange) {
-    let Some(part) = replay.to_copy() else { return };
-    if let Err(error) = exchange.copy(&replay.id, &replay.session, part).await {
-        tracing::warn!(%error, "cannot copy a stream for another replica");
+    let _turn = replay.copying.lock().await;
+    for _ in 0..COPY_TRIES {
+        let Some(part) = replay.to_copy() else { return };
+        let count = part.from + part.messages.len();
+        match exchange.copy(&replay.id, &replay.session, part).await {
+            Ok(()) => return replay.copied(count),
+            Err(error) => tracing::warn!(%error, "cannot copy a stream for another replica; trying again"),
+        }
+        sleep(COPY_PAUSE).await;
     }
 }
 

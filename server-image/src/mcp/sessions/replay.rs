@@ -31,6 +31,8 @@ pub(super) struct Replay {
     pub(super) session: String,
     state: Mutex<State>,
     news: Notify,
+    /// Held while messages are copied, so that they arrive in their order.
+    pub(super) copying: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -68,17 +70,20 @@ impl Replay {
         state.copied = state.copied.or(Some(0));
     }
 
-    /// What somebody who reads the copy lacks; `None` if nobody does. What it gives counts as copied.
+    /// What somebody who reads the copy lacks; `None` if nobody does.
     pub(super) fn to_copy(&self) -> Option<Copying> {
-        let mut state = lock(&self.state);
+        let state = lock(&self.state);
         let from = state.copied?;
-        let messages = state.messages.get(from..).unwrap_or_default().to_vec();
-        state.copied = Some(state.messages.len());
         Some(Copying {
             from,
-            messages,
+            messages: state.messages.get(from..).unwrap_or_default().to_vec(),
             has_ended: state.ended.is_some(),
         })
+    }
+
+    /// The first `count` messages are in the database.
+    pub(super) fn copied(&self, count: usize) {
+        lock(&self.state).copied = Some(count);
     }
 
     /// Waits for the message at `index`; `None` after the last.
@@ -157,6 +162,7 @@ impl Replays {
                 number,
             },
             session: session.to_owned(),
+            copying: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             news: Notify::new(),
         });
@@ -248,7 +254,7 @@ mod tests {
         assert!(replays.find(replay.id.number, "another").is_none());
     }
 
-    /// Every message must be copied once, and none before another replica asks.
+    /// Every message must be copied, in its order, and none before another replica asks.
     #[test]
     fn copies_are_made_on_demand() {
         let replay = Replays::default().open("r", "session");
@@ -257,6 +263,9 @@ mod tests {
         replay.want_copy();
         let first = replay.to_copy().unwrap();
         assert_eq!((first.from, first.messages.len(), first.has_ended), (0, 1, false));
+        let again = replay.to_copy().unwrap();
+        assert_eq!((again.from, again.messages.len()), (0, 1), "it could not be copied");
+        replay.copied(1);
         replay.push(message(2));
         replay.end();
         let second = replay.to_copy().unwrap();

@@ -264,7 +264,7 @@ impl SessionRecords {
         }
     }
 
-    async fn remove(&self, id: &str) -> Result<(), DatabaseError> {
+    pub(super) async fn remove(&self, id: &str) -> Result<(), DatabaseError> {
         match &self.database {
             Database::Postgres(database) => {
                 let connection = database.connection().await?;

@@ -124,9 +124,10 @@ impl SharedContext {
             overwrite: arguments.overwrite,
             has_quota: caller.has_quota(),
         };
-        let stored = self.storage.set_memory(entry).await.map_err(explain)?;
-        self.changes
-            .resource_updated(format!("agent://{}/memory", caller.agent_id()));
+        let memory = format!("agent://{}/memory", caller.agent_id());
+        let stored = self
+            .write(memory, |storage| async move { storage.set_memory(entry).await })
+            .await?;
         Ok(json!({
             "success": true,
             "key": arguments.key,

@@ -108,8 +108,9 @@ impl SharedContext {
             parent_message_id: arguments.parent_message_id,
         };
         let session = format!("session://{}", message.session_id);
-        let stored = self.storage.add_message(message).await.map_err(explain)?;
-        self.changes.resource_updated(session);
+        let stored = self
+            .write(session, |storage| async move { storage.add_message(message).await })
+            .await?;
         Ok(json!({"success": true, "message_id": stored.id, "timestamp": stored.timestamp}))
     }
 

@@ -7,15 +7,20 @@ mod messages;
 mod performance;
 mod sessions;
 
+use std::future::pending;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+
+use tracing::Instrument;
 
 use super::audit::trail;
 use super::caller::{Caller, Callers, Claim};
+use super::checks::explain;
 use super::chores::Chores;
 use super::permission::Permission;
 use super::resources::Resources;
 use super::settings::SharedContextSettings;
-use super::storage::Storage;
+use super::storage::{Storage, StorageError};
 use super::tokens::Tokens;
 use crate::changes::Changes;
 use crate::report::Performance;
@@ -79,6 +84,34 @@ impl SharedContext {
     {
         let this = Arc::clone(self);
         move |arguments, context| method(Arc::clone(&this), arguments, context)
+    }
+
+    /// Runs `write` to its end and tells who follows `resource`, also if the caller goes away meanwhile: a database may do
+    /// what it was asked all the same.
+    pub(super) async fn write<T, Writing>(
+        &self,
+        resource: String,
+        write: impl FnOnce(Arc<dyn Storage>) -> Writing,
+    ) -> Result<T, ToolError>
+    where
+        T: Send + 'static,
+        Writing: Future<Output = Result<T, StorageError>> + Send + 'static,
+    {
+        let changes = self.changes.clone();
+        let writing = write(Arc::clone(&self.storage));
+        let task = async move {
+            let written = writing.await?;
+            changes.resource_updated(resource);
+            Ok(written)
+        };
+        match tokio::spawn(task.in_current_span()).await {
+            Ok(written) => written.map_err(explain),
+            Err(crash) => match crash.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The process ends, and this call with it.
+                Err(_) => pending().await,
+            },
+        }
     }
 
     /// Who calls the tool `action`, if it may do what `needed` says.

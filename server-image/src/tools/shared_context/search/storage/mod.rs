@@ -19,14 +19,14 @@ use crate::tools::shared_context::storage::StorageError;
 pub const BY_SENDER: Migration = Migration {
     name: "shared_context_search_1_messages_by_sender",
     postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_by_sender ON messages (session_id, sender, id)",
-    sqlite: "CREATE INDEX messages_by_sender ON messages (session_id, sender, id)",
+    sqlite: "CREATE INDEX IF NOT EXISTS messages_by_sender ON messages (session_id, sender, id)",
 };
 
 /// The index for messages of a time.
 pub const BY_TIME: Migration = Migration {
     name: "shared_context_search_2_messages_by_time",
     postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_by_time ON messages (session_id, created_at, id)",
-    sqlite: "CREATE INDEX messages_by_time ON messages (session_id, created_at, id)",
+    sqlite: "CREATE INDEX IF NOT EXISTS messages_by_time ON messages (session_id, created_at, id)",
 };
 
 /// Which messages to search.
