@@ -180,21 +180,22 @@ impl Endpoint {
             return refused;
         }
         let carried = carried_in(&body);
-        let request = http::Request::from_parts(parts, body);
+        let mut request = http::Request::from_parts(parts, body);
         match kind {
             Kind::Request { method, tool } => {
-                let header = request
-                    .headers()
-                    .get("mcp-protocol-version")
-                    .and_then(|value| value.to_str().ok());
+                let version = text(request.headers(), "mcp-protocol-version");
                 let operation = Operation {
                     method,
                     tool,
-                    protocol_version: message::protocol_version(header),
+                    protocol_version: message::protocol_version(version),
                 };
                 let followed = Followed::of(request.extensions(), request.headers());
                 let observed = self.observer.begin(operation, followed, carried, arrived);
-                self.work(request, observed, arrived, open).await
+                self.work(observed, arrived, open, |record| {
+                    request.extensions_mut().insert(record);
+                    self.hand_over(request)
+                })
+                .await
             }
             Kind::Listen => {
                 drop(open);
@@ -214,57 +215,37 @@ impl Endpoint {
         }
         let followed = Followed::of(&parts.extensions, &parts.headers);
         let observed = self.observer.begin(call.operation(), followed, call.carried, arrived);
-        let running = call.run(&self.catalog.tools, parts, &self.stop);
-        self.work_here(observed, running, arrived, open).await
+        self.work(observed, arrived, open, |record| async move {
+            let (outcome, response) = call.run(&self.catalog.tools, parts, &self.stop).await;
+            record.handled(outcome);
+            response.map(BodyExt::boxed)
+        })
+        .await
     }
 
-    /// Runs what needs a slot and nothing of rmcp.
-    pub(super) async fn work_here(
+    /// Gives what `run` begins a slot and a time limit, and follows its answer to the end.
+    pub(super) async fn work<Running>(
         &self,
         observed: Observed,
-        running: impl Future<Output = (Outcome, http::Response<Full<Bytes>>)>,
         arrived: Instant,
         open: OpenRequest,
-    ) -> Response {
-        let record = match self.admit(observed).await {
-            Ok(record) => record,
-            Err(refused) => return refused,
-        };
-        let deadline = arrived + REQUEST_MAX;
-        let Ok((outcome, response)) = timeout_at(deadline, running).await else {
-            return late(&record);
-        };
-        record.handled(outcome);
-        let status = response.status();
-        response.map(|body| Body::new(Answer::of_request(body.boxed(), record, status, open, deadline)))
-    }
-
-    async fn admit(&self, observed: Observed) -> Result<Arc<Record>, Response> {
-        match self.admission.admit(observed.operation().tool_label()).await {
-            Ok(slot) => Ok(Arc::new(Record::new(observed, slot))),
+        run: impl FnOnce(Arc<Record>) -> Running,
+    ) -> Response
+    where
+        Running: Future<Output = http::Response<BoxBody<Bytes, Infallible>>>,
+    {
+        let slot = match self.admission.admit(observed.operation().tool_label()).await {
+            Ok(slot) => slot,
             Err(overloaded) => {
                 observed.ended(Outcome::Shed, None);
-                Err(refuse(&overloaded))
+                return refuse(&overloaded);
             }
-        }
-    }
-
-    /// Serves a request that needs a slot.
-    async fn work(
-        &self,
-        mut request: http::Request<Bytes>,
-        observed: Observed,
-        arrived: Instant,
-        open: OpenRequest,
-    ) -> Response {
-        let record = match self.admit(observed).await {
-            Ok(record) => record,
-            Err(refused) => return refused,
         };
-        request.extensions_mut().insert(Arc::clone(&record));
+        let record = Arc::new(Record::new(observed, slot));
         let deadline = arrived + REQUEST_MAX;
-        let Ok(response) = timeout_at(deadline, self.hand_over(request)).await else {
-            return late(&record);
+        let Ok(response) = timeout_at(deadline, run(Arc::clone(&record))).await else {
+            record.timed_out();
+            return (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response();
         };
         let status = response.status();
         response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline)))
@@ -379,11 +360,6 @@ pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)
             "the request body did not arrive within 30 s",
         )),
     }
-}
-
-fn late(record: &Record) -> Response {
-    record.timed_out();
-    (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response()
 }
 
 fn refuse(overloaded: &Overloaded) -> Response {

@@ -15,11 +15,12 @@ use futures::FutureExt;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use rmcp::model::{CallToolRequestParams, CallToolResponse};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::called;
 use super::endpoint::{Endpoint, is_json, read};
 use crate::drain::OpenRequest;
 use crate::guard::Wanted;
@@ -86,8 +87,9 @@ impl Endpoint {
         };
         let followed = Followed::of(&parts.extensions, &parts.headers);
         let observed = self.observer.begin(operation, followed, None, arrived);
-        let running = async {
+        self.work(observed, arrived, open, |record| async move {
             let (status, outcome, value) = self.run(tool, arguments, parts).await;
+            record.handled(outcome);
             let mut response = http::Response::new(Full::from(value.to_string()));
             *response.status_mut() = status;
             let json = HeaderValue::from_static("application/json");
@@ -95,9 +97,9 @@ impl Endpoint {
             if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
             }
-            (outcome, response)
-        };
-        self.work_here(observed, running, arrived, open).await
+            response.map(BodyExt::boxed)
+        })
+        .await
     }
 
     async fn run(
@@ -113,33 +115,24 @@ impl Endpoint {
             return (StatusCode::NOT_FOUND, Outcome::ToolError, error.into_envelope());
         };
         // A tool that panics must cost one call, not the connection.
-        match AssertUnwindSafe(running).catch_unwind().await {
-            Ok(Called::Value(value)) => (StatusCode::OK, Outcome::Ok, value),
-            Ok(Called::Failed(error)) => {
-                let outcome = if error.is_server_failure() {
-                    Outcome::ServerFailure
-                } else {
-                    Outcome::ToolError
-                };
-                (status(&error), outcome, error.into_envelope())
+        let Ok(called) = AssertUnwindSafe(running).catch_unwind().await else {
+            let error = json!({"success": false, "error": "the tool crashed; this is a bug of the server"});
+            return (StatusCode::INTERNAL_SERVER_ERROR, Outcome::ServerFailure, error);
+        };
+        let outcome = called::outcome(&called);
+        match called {
+            Called::Value(value) => (StatusCode::OK, outcome, value),
+            Called::Failed(error) => (status(&error), outcome, error.into_envelope()),
+            Called::Whole(response) => {
+                if let CallToolResponse::Complete(result) = *response {
+                    return (StatusCode::OK, outcome, json!(result));
+                }
+                let error = ToolError::invalid("this tool asks its caller for input; call it over MCP", "name");
+                (StatusCode::BAD_REQUEST, Outcome::ToolError, error.into_envelope())
             }
-            Ok(Called::Whole(response)) => whole(*response),
-            Ok(Called::Refused(error)) => (StatusCode::BAD_REQUEST, Outcome::RpcError(error.code.0), json!(error)),
-            Err(_) => {
-                let error = json!({"success": false, "error": "the tool crashed; this is a bug of the server"});
-                (StatusCode::INTERNAL_SERVER_ERROR, Outcome::ServerFailure, error)
-            }
+            Called::Refused(error) => (StatusCode::BAD_REQUEST, outcome, json!(error)),
         }
     }
-}
-
-/// The answer of a tool that makes the whole of it itself.
-fn whole(response: CallToolResponse) -> (StatusCode, Outcome, Value) {
-    if let CallToolResponse::Complete(result) = response {
-        return (StatusCode::OK, Outcome::Ok, json!(result));
-    }
-    let error = ToolError::invalid("this tool asks its caller for input; call it over MCP", "name");
-    (StatusCode::BAD_REQUEST, Outcome::ToolError, error.into_envelope())
 }
 
 async fn answer(State(endpoint): State<Arc<Endpoint>>, Path(name): Path<String>, request: Request) -> Response {

@@ -1,5 +1,6 @@
 //! The REST shim: tools for programs that speak no MCP.
 
+use mcp_server::server::Fixtures;
 use mcp_server::tools::shared_context::ApiKeys;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -212,6 +213,22 @@ async fn bodies_that_are_not_json_are_explained() {
         (refused.status().as_u16(), &refused.headers()["allow"]),
         (405, &"POST".parse().unwrap())
     );
+}
+
+/// Whoever watches must see a tool's errors whichever way it was called.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_that_a_tool_words_itself_are_counted_like_over_mcp() {
+    let rest = Rest::start(|settings| settings.operation.fixtures = Fixtures::Conformance).await;
+    let tool = "test_error_handling";
+    let (status, result) = answer(rest.post(tool).json(&json!({})).send().await.unwrap()).await;
+    assert_eq!((status, &result["isError"]), (StatusCode::OK, &json!(true)), "{result}");
+    rest.server.client.tool(tool, &json!({})).send().await.unwrap();
+    let scrape = rest.server.scrape().await;
+    for version in ["rest", "2026-07-28"] {
+        let labels = [("mcp_protocol_version", version), ("error_type", "tool_error")];
+        let count = scrape.sum("mcp_server_operation_duration_seconds_count", &labels);
+        assert_eq!(count, Some(1.0), "{version}");
+    }
 }
 
 /// It is off unless asked for; it waits for slots as MCP does, and a drain waits for it.
