@@ -117,6 +117,14 @@ pub fn refused(status: StatusCode, reason: &str, message: &str, id: &Value) -> R
     (status, [(CACHE_CONTROL, "no-store")], body).into_response()
 }
 
+/// The same, with the number of seconds after which the request may pass.
+#[must_use]
+pub fn refused_for(seconds: u64, status: StatusCode, reason: &str, message: &str, id: &Value) -> Response {
+    let mut response = refused(status, reason, message, id);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
 /// What RFC 6750 allows between the quotes of a parameter.
 fn quotable(text: &str) -> String {
     text.chars()

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
-use http::header::RETRY_AFTER;
-use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode};
 use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -18,7 +17,7 @@ use serde_json::Value;
 
 use super::local::Local;
 use super::{Class, Rate, Settings, caller, whole_seconds};
-use crate::auth::refusal::refused;
+use crate::auth::refusal::refused_for;
 
 /// Addresses whose failures are remembered, about 2 MiB.
 const ADDRESSES_MAX: usize = 10_000;
@@ -78,15 +77,12 @@ impl TooManyFailures {
     /// The answer, 429.
     #[must_use]
     pub fn answer(&self) -> Response {
-        let message = self.to_string();
-        let mut response = refused(
+        refused_for(
+            self.seconds(),
             StatusCode::TOO_MANY_REQUESTS,
             "auth_rate_limited",
-            &message,
+            &self.to_string(),
             &Value::Null,
-        );
-        let seconds = HeaderValue::from(self.seconds());
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-        response
+        )
     }
 }

@@ -22,9 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
-use http::header::RETRY_AFTER;
+use http::StatusCode;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -36,7 +35,7 @@ pub use classes::{Class, InvalidRates, Rate, Rates};
 pub use failures::{Failures, TooManyFailures};
 pub use global::InvalidRedis;
 
-use crate::auth::refusal::refused;
+use crate::auth::refusal::refused_for;
 use global::Global;
 use local::{CALLERS_MAX, Local};
 
@@ -159,9 +158,7 @@ impl TooEarly {
             "too many requests of the class `{}` by this caller; try again in {seconds} s",
             self.class.name()
         );
-        let mut response = refused(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message, id);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        response
+        refused_for(seconds, StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message, id)
     }
 }
 

@@ -14,15 +14,15 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
-use http::header::{CONTENT_LENGTH, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use memchr::memchr2;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-use crate::auth::refusal::refused;
+use crate::auth::refusal::{refused, refused_for};
 use crate::metrics::at_scrape;
 
 /// Memory for the bodies of all requests, in bytes.
@@ -34,7 +34,7 @@ const VALUE: usize = 256;
 /// What a map takes beside its values, in bytes.
 const MAP: usize = 1024;
 /// Bodies come and go within a second.
-const RETRY_SECONDS: u32 = 1;
+const RETRY_SECONDS: u64 = 1;
 
 /// The memory of one server process.
 #[derive(Debug, Default)]
@@ -113,20 +113,17 @@ impl Share {
         if !self.exceeded.load(Ordering::Relaxed) {
             return response;
         }
-        let answer = |status, reason, message: &str| refused(status, reason, message, &Value::Null);
         if self.can_never_fit() {
             let message = "the values in the request take too much memory; send fewer of them at once";
-            return answer(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message);
+            return refused(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message, &Value::Null);
         }
-        let mut response = answer(
+        refused_for(
+            RETRY_SECONDS,
             StatusCode::SERVICE_UNAVAILABLE,
             "bodies_too_large",
             &OutOfMemory.to_string(),
-        );
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
-        response
+            &Value::Null,
+        )
     }
 }
 

@@ -34,23 +34,23 @@ async fn show(State(tuner): State<Arc<Tuner>>) -> Json<InForce> {
     Json(tuner.in_force())
 }
 
-async fn change(State(tuner): State<Arc<Tuner>>, headers: HeaderMap, body: Bytes) -> Response {
-    match tuner.change(&headers, &body) {
-        Ok(in_force) => Json(in_force).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "a change of the tuning was refused");
-            (status(&error), Json(json!({"error": error.to_string()}))).into_response()
-        }
-    }
+async fn change(State(tuner): State<Arc<Tuner>>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+    let changed = tuner.change(&headers, &body);
+    changed
+        .map(Json)
+        .inspect_err(|error| tracing::warn!(%error, "a change of the tuning was refused"))
 }
 
-async fn invalidate(State(invalidator): State<Arc<Invalidator>>, headers: HeaderMap, body: Bytes) -> Response {
-    match invalidator.forget(&headers, &body).await {
-        Ok(forgotten) => Json(forgotten).into_response(),
-        Err(error) => {
-            tracing::warn!(%error, "an invalidation was refused");
-            (status(&error), Json(json!({"error": error.to_string()}))).into_response()
-        }
+async fn invalidate(State(invalidator): State<Arc<Invalidator>>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+    let forgotten = invalidator.forget(&headers, &body).await;
+    forgotten
+        .map(Json)
+        .inspect_err(|error| tracing::warn!(%error, "an invalidation was refused"))
+}
+
+impl IntoResponse for ChangeError {
+    fn into_response(self) -> Response {
+        (status(&self), Json(json!({"error": self.to_string()}))).into_response()
     }
 }
 

@@ -84,11 +84,9 @@ impl Uses {
     }
 
     pub(super) fn call_began(&mut self, id: &SessionId) {
-        self.restored(id);
-        self.touched(id);
-        if let Some(used) = self.0.get_mut(id) {
-            used.running += 1;
-        }
+        let used = self.0.entry(SessionId::clone(id)).or_insert_with(|| Use::new(None));
+        used.last = Instant::now();
+        used.running += 1;
     }
 
     pub(super) fn call_ended(&mut self, id: &str) {
