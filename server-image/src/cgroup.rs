@@ -17,7 +17,7 @@ pub fn folders(controller: &str) -> Vec<PathBuf> {
 }
 
 /// The same where groups are mounted at `root`. Version 1 has a tree for each controller, version 2 one for all.
-pub(crate) fn folders_at(root: &Path, membership: &str, controller: &str) -> Vec<PathBuf> {
+fn folders_at(root: &Path, membership: &str, controller: &str) -> Vec<PathBuf> {
     let group_of = |is_wanted: &dyn Fn(&str) -> bool| {
         membership.lines().find_map(|line| {
             let (_, rest) = line.split_once(':')?;
@@ -76,8 +76,6 @@ mod tests {
         ] {
             let expected: Vec<PathBuf> = expected.iter().map(|folder| root.path().join(folder)).collect();
             let found = folders_at(root.path(), membership, "memory");
-            let found: Vec<PathBuf> = found.iter().map(|folder| folder.components().collect()).collect();
-            let expected: Vec<PathBuf> = expected.iter().map(|folder| folder.components().collect()).collect();
             assert_eq!(found, expected, "{name}");
         }
         assert_eq!(

@@ -122,11 +122,6 @@ impl Follower {
         &self.stripes[usize::try_from(index % STRIPES).unwrap_or_default()]
     }
 
-    /// How old what is known may be for a read that begins now.
-    pub(super) const fn staleness(&self) -> Duration {
-        self.staleness
-    }
-
     /// Makes sure that all changes are known that were committed a staleness before `arrived`.
     ///
     /// # Errors
@@ -138,6 +133,15 @@ impl Follower {
             self.look_ahead();
         }
         Ok(known)
+    }
+
+    /// Makes sure that all changes are known that have been committed until now.
+    ///
+    /// # Errors
+    /// [`Unknown`] when the journal cannot be read.
+    pub(super) async fn up_to_now(&self) -> Result<Known, Unknown> {
+        let now = Instant::now();
+        self.since(now, now).await
     }
 
     /// Makes sure that what this replica itself has written under `tags` is known by its place in the journal, and

@@ -1,7 +1,5 @@
 //! Forgetting: around this replica's own writes, and on demand at all replicas.
 
-use std::time::Instant;
-
 use super::Cache;
 use super::follower::PREFIX_TAG;
 use crate::database::DatabaseError;
@@ -33,12 +31,8 @@ impl Cache {
     /// [`DatabaseError`] when the journal cannot be written.
     pub async fn invalidate_prefix(&self, prefix: &str) -> Result<(), DatabaseError> {
         self.0.follower.announce(vec![format!("{PREFIX_TAG}{prefix}")]).await?;
-        // This replica looks too, at once.
-        let _ = self
-            .0
-            .follower
-            .up_to(Instant::now() + self.0.follower.staleness())
-            .await;
+        // This replica looks at once. If it cannot, it knows as soon as the others: the change is noted all the same.
+        let _ = self.0.follower.up_to_now().await;
         Ok(())
     }
 }

@@ -45,6 +45,14 @@ pub(super) enum Miss {
 }
 
 impl Miss {
+    const ALL: [Self; 5] = [
+        Self::New,
+        Self::Evicted,
+        Self::Expired,
+        Self::Changed,
+        Self::Unavailable,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::New => "miss_new",
@@ -94,18 +102,11 @@ impl Metrics {
             remembered: (0..REMEMBERED).map(|_| AtomicU16::new(0)).collect(),
         };
         // `rate` cannot see the first increment of a series that appears with it.
-        let misses = [
-            Miss::New,
-            Miss::Evicted,
-            Miss::Expired,
-            Miss::Changed,
-            Miss::Unavailable,
-        ];
         for tier in [Some(Tier::l1), shared_reuse.as_ref().map(|_| Tier::l2)]
             .into_iter()
             .flatten()
         {
-            for result in misses.map(Miss::label).into_iter().chain(["hit"]) {
+            for result in Miss::ALL.map(Miss::label).into_iter().chain(["hit"]) {
                 drop(metrics.requests.get_or_create(&TierResult { tier, result }));
             }
         }
@@ -139,19 +140,9 @@ impl Metrics {
     #[expect(clippy::cast_precision_loss, reason = "counts of reads are far below 2^52")]
     pub(super) fn hit_ratio(&self) -> Option<f64> {
         let count = |tier, result| self.requests.get_or_create(&TierResult { tier, result }).get();
-        let misses = [
-            Miss::New,
-            Miss::Evicted,
-            Miss::Expired,
-            Miss::Changed,
-            Miss::Unavailable,
-        ];
         let first = count(Tier::l1, "hit");
-        let all = first
-            + misses
-                .into_iter()
-                .map(|miss| count(Tier::l1, miss.label()))
-                .sum::<u64>();
+        let misses: u64 = Miss::ALL.map(|miss| count(Tier::l1, miss.label())).iter().sum();
+        let all = first + misses;
         // Not created by looking: without Redis there is no second tier.
         let second = self
             .requests

@@ -270,7 +270,7 @@ pub(super) mod replay {
     use std::collections::BTreeMap;
 
     /// A cache that evicts what was not used for longest, with nothing clever about it.
-    pub(in crate::cache) struct Lru {
+    struct Lru {
         capacity: u64,
         bytes: u64,
         clock: u64,
@@ -280,7 +280,7 @@ pub(super) mod replay {
     }
 
     impl Lru {
-        pub(in crate::cache) fn new(capacity: u64) -> Self {
+        fn new(capacity: u64) -> Self {
             Self {
                 capacity,
                 bytes: 0,
@@ -291,7 +291,7 @@ pub(super) mod replay {
             }
         }
 
-        pub(in crate::cache) fn read(&mut self, key: u64, bytes: u64) {
+        fn read(&mut self, key: u64, bytes: u64) {
             self.clock += 1;
             if let Some((time, _)) = self.entries.get_mut(&key) {
                 self.hits += 1;
@@ -308,7 +308,7 @@ pub(super) mod replay {
             }
         }
 
-        pub(in crate::cache) fn hit_ratio(&self) -> f64 {
+        fn hit_ratio(&self) -> f64 {
             as_float(self.hits) / as_float(self.clock)
         }
     }
@@ -335,7 +335,22 @@ pub(super) mod replay {
         200 + key % 4_000
     }
 
-    pub(in crate::cache) fn predicted(histogram: &Histogram, capacity: f64) -> f64 {
+    /// Checks the prediction for caches of many sizes that see `reads`.
+    pub(in crate::cache) fn assert_predicts(name: &str, histogram: &Histogram, reads: &[u64], allowed: f64) {
+        for (bound, capacity) in bounds_between(1e5, 3e8) {
+            let mut lru = Lru::new(capacity);
+            for key in reads {
+                lru.read(*key, size_of_key(*key));
+            }
+            let (guess, real) = (predicted(histogram, bound), lru.hit_ratio());
+            assert!(
+                (guess - real).abs() <= allowed,
+                "{name}, {bound:.0} bytes: {guess:.4} predicted, {real:.4} real"
+            );
+        }
+    }
+
+    fn predicted(histogram: &Histogram, capacity: f64) -> f64 {
         let hits: u64 = histogram
             .counts
             .iter()
@@ -347,7 +362,7 @@ pub(super) mod replay {
     }
 
     /// Some bounds of the histogram, so that only the sampling is judged, and the same as capacities.
-    pub(in crate::cache) fn bounds_between(least: f64, most: f64) -> impl Iterator<Item = (f64, u64)> {
+    fn bounds_between(least: f64, most: f64) -> impl Iterator<Item = (f64, u64)> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -362,7 +377,7 @@ pub(super) mod replay {
 
 #[cfg(test)]
 mod tests {
-    use super::replay::{Lru, bounds_between, predicted, size_of_key, zipf};
+    use super::replay::{assert_predicts, size_of_key, zipf};
     use super::*;
 
     /// The operator buys memory by these predictions: one that is wrong buys too much, or misses the target.
@@ -380,18 +395,7 @@ mod tests {
                 reuse.read(&key.to_string(), size_of_key(*key), Read::Reusable);
             }
             assert!(reuse.keys.len() <= KEYS_MAX);
-            let histogram = reuse.histogram();
-            for (bound, capacity) in bounds_between(1e5, 3e8) {
-                let mut lru = Lru::new(capacity);
-                for key in &reads {
-                    lru.read(*key, size_of_key(*key));
-                }
-                let (guess, real) = (predicted(&histogram, bound), lru.hit_ratio());
-                assert!(
-                    (guess - real).abs() <= allowed,
-                    "{name}, {bound:.0} bytes: {guess:.4} predicted, {real:.4} real"
-                );
-            }
+            assert_predicts(name, &reuse.histogram(), &reads, allowed);
         }
     }
 

@@ -122,7 +122,7 @@ impl SharedReuse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reuse::replay::{Lru, bounds_between, predicted, size_of_key, zipf};
+    use super::super::reuse::replay::{assert_predicts, size_of_key, zipf};
     use super::*;
     use xxhash_rust::xxh3::xxh3_64;
 
@@ -181,17 +181,7 @@ mod tests {
             // Exactly, unless the sample has too much of what is not popular.
             let counted: u64 = histogram.counts.iter().sum();
             assert!(counted.abs_diff(200_000) < 10_000, "{name}: {counted}");
-            for (bound, capacity) in bounds_between(1e5, 3e8) {
-                let mut lru = Lru::new(capacity);
-                for key in &reads {
-                    lru.read(*key, size_of_key(*key));
-                }
-                let (guess, real) = (predicted(&histogram, bound), lru.hit_ratio());
-                assert!(
-                    (guess - real).abs() <= allowed,
-                    "{name}, {bound:.0} bytes: {guess:.4} predicted, {real:.4} real"
-                );
-            }
+            assert_predicts(name, &histogram, &reads, allowed);
         }
     }
 

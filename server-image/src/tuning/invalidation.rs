@@ -42,8 +42,8 @@ impl Invalidator {
         }
     }
 
-    /// Verifies a request and does what it asks for. This replica has forgotten when it returns, the others have after
-    /// the staleness that they are allowed.
+    /// Verifies a request and does what it asks for. All replicas have forgotten after the staleness that they are
+    /// allowed; this one when it returns, unless the database fails after it was told.
     ///
     /// # Errors
     /// [`ChangeError`] says why not.
