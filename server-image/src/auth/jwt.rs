@@ -98,8 +98,8 @@ impl Tokens {
     /// Whose token it is.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] and [`Refusal::Forged`] say what is wrong with it; [`Refusal::Unavailable`] when the provider would have to be asked
-    /// and cannot be.
+    /// [`Refusal::Invalid`] and [`Refusal::Forged`] say what is wrong with it; [`Refusal::Unavailable`] when the
+    /// provider would have to be asked and cannot be.
     pub async fn verify(&self, token: &str) -> Result<Arc<Principal>, Refusal> {
         let hash = TokenHash::of(token);
         if let Some(verdict) = self.remembered(&hash) {

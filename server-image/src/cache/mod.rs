@@ -5,8 +5,8 @@
 //! replica; at the replica that wrote, at once.** This holds while Redis is away, after it was restarted or emptied,
 //! and when any message is lost, because it rests on the database alone: triggers note each change in a journal, in
 //! the transaction of the change ([`schema`]), and a cached value is served only by a replica that has read the journal
-//! no longer than a staleness ago (the module `follower`). A replica that cannot read the journal serves nothing from its cache.
-//! With a staleness of zero each read is checked; many reads at once share one look.
+//! no longer than a staleness ago (the module `follower`). A replica that cannot read the journal serves nothing from
+//! its cache. With a staleness of zero each read is checked; many reads at once share one look.
 //!
 //! There is no pub/sub: a look is one small query, and none is made while nobody reads, so messages would only add a
 //! second way, which can fail, to something that needs the first one anyhow.

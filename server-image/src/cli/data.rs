@@ -15,7 +15,7 @@ use crate::server::Data;
 pub(super) struct Flags {
     #[command(flatten)]
     database: database::Flags,
-    /// redis://… for a cache of what never changes; the server works without it.
+    /// redis://… for the cache that replicas share; the server works without it.
     #[arg(long, env = "MCP_REDIS_URL", hide_env_values = true)]
     redis_url: Option<String>,
     /// Seconds after which an unused session of a client up to 2025-11-25 leaves memory, where it takes 100 KiB; it stays

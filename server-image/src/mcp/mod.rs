@@ -1,8 +1,9 @@
 //! The protocol: MCP over streamable HTTP, both eras at one path.
 //!
-//! rmcp speaks the protocol, except for plain calls of tools, which `direct` answers as rmcp would. In front of it, `endpoint` decides who is answered ([`hosts`]), what needs a slot, and when
-//! an answer is complete; behind it, `handler` runs what the catalog offers. [`sessions`] of clients up to 2025-11-25
-//! live at any replica, and so do calls in several rounds ([`request_state`]) of clients of 2026-07-28.
+//! rmcp speaks the protocol, except for plain calls of tools, which `direct` answers as rmcp would. In front of it,
+//! `endpoint` decides who is answered ([`hosts`]), what needs a slot, and when an answer is complete; behind it,
+//! `handler` runs what the catalog offers. [`sessions`] of clients up to 2025-11-25 live at any replica, and so do
+//! calls in several rounds ([`request_state`]) of clients of 2026-07-28.
 
 mod accept;
 mod answer;

@@ -48,7 +48,7 @@ pub struct Network {
     pub listen: SocketAddr,
     /// Address of `/metrics`, `/healthz`, `/readyz`.
     pub metrics_listen: SocketAddr,
-    /// Address of `/tuning`.
+    /// Address of `/tuning`, `/cache/invalidate` and `/profile`.
     pub admin_listen: SocketAddr,
     /// Whether the admin address serves `/profile`.
     pub profile: bool,
