@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use inputs::{Input, Random};
-use support::server::{TestServer, settings};
+use support::server::{TestServer, file_settings};
 
 /// Inputs unless `MCP_FUZZ_INPUTS` says otherwise.
 const INPUTS: usize = 6000;
@@ -51,8 +51,7 @@ fn setting(name: &str, default: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_input_is_answered() {
     let panics = count_panics();
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, _folder) = file_settings();
     // Sessions that inputs open must leave memory before there are hundreds of thousands.
     settings.data.sessions.idle = Duration::from_secs(1);
     let server = TestServer::start(settings).await;

@@ -5,12 +5,11 @@ use std::time::Duration;
 use mcp_server::tuning::Tuning;
 use serde_json::json;
 
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
 async fn start(concurrency: usize, queue_max: usize) -> (TestServer, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     settings.tuning = Tuning {
         pool_max: 1,
         concurrency,

@@ -8,15 +8,14 @@ use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 
 const KEY: &str = "a key of more than thirty-two characters";
 const BURST: usize = 3;
 
 /// A server that believes the address 127.0.0.1 about who its clients are.
 async fn start(change: impl FnOnce(&mut Settings, &TempDir)) -> (TestServer, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     settings.limits.failures = format!("{BURST}/h").parse().unwrap();
     change(&mut settings, &folder);
     (TestServer::start(settings).await, folder)

@@ -6,12 +6,11 @@ use reqwest::RequestBuilder;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
 async fn start(lines: &[&NewKey], tools: &[&'static str]) -> (TestServer, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     write(&folder, lines);
     settings.auth = Settings {
         method: Method::ApiKey {

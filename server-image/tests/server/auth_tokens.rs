@@ -11,12 +11,11 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::support::issuer::{AUDIENCE, Health, Issuer, Signer, base64url, claims_by, in_seconds, settings_for};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 async fn start(auth: mcp_server::auth::Settings) -> (TestServer, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     settings.auth = auth;
     (TestServer::start(settings).await, folder)
 }
@@ -472,8 +471,7 @@ async fn the_provider_may_be_away() {
     let address = port.local_addr().unwrap();
     let url = format!("http://{address}");
     drop(port);
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, _folder) = file_settings();
     settings.auth = settings_for(&url, ScopeRules::default());
     let server = TestServer::start_unready(settings).await;
     until("only the keys are missing", async || {

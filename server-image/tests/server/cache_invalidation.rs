@@ -1,35 +1,19 @@
 //! Forgetting cached values at the operator's word.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use mcp_server::tuning::control::Authority;
-use mcp_server::tuning::signature::{Purpose, SIGNATURE_HEADER, TIME_HEADER, sign};
+use mcp_server::tuning::signature::Purpose;
 use serde_json::{Value, json};
 
+use crate::support::operator::{KEY, POD, authority, now, send};
 use crate::support::postgres::{SHARED, connect};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 
-const KEY: &str = "a key that only the operator has";
-const POD: &str = "11111111-2222-4333-8444-555555555555";
 const STALENESS: Duration = Duration::from_millis(300);
 
-fn now() -> u64 {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    u64::try_from(millis).unwrap()
-}
-
 async fn post(server: &TestServer, body: &str, purpose: Purpose, time: u64) -> (u16, Value) {
-    let time = time.to_string();
-    let signature = sign(purpose, KEY.as_bytes(), POD, &time, body.as_bytes()).unwrap();
-    let response = reqwest::Client::new()
-        .post(format!("http://{}/cache/invalidate", server.server.admin))
-        .header(SIGNATURE_HEADER, signature)
-        .header(TIME_HEADER, time)
-        .body(body.to_owned())
-        .send()
-        .await
-        .unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
+    let request = reqwest::Client::new().post(format!("http://{}/cache/invalidate", server.server.admin));
+    send(request, purpose, (KEY, POD), body, time).await
 }
 
 async fn purpose_of(server: &TestServer, session: &Value) -> Value {
@@ -37,21 +21,15 @@ async fn purpose_of(server: &TestServer, session: &Value) -> Value {
     found["session"]["purpose"].clone()
 }
 
-/// A table that was restored past the triggers would be seen only when what is cached ends by itself. The operator can
-/// say so, and nobody else: whoever could empty caches could bring the database down.
+/// A table that was restored past the triggers would be seen only when what is cached ends by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_makes_all_replicas_forget() {
     let url = SHARED.database().await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("key");
-    std::fs::write(&file, KEY).unwrap();
+    let (authority, _key) = authority();
     let start = async |staleness| {
         let mut settings = settings(&url);
         settings.cache.staleness = staleness;
-        settings.capacity.authority = Authority {
-            key_file: Some(file.clone()),
-            pod_uid: Some(POD.to_owned()),
-        };
+        settings.capacity.authority = authority.clone();
         TestServer::start(settings).await
     };
     let (told, other) = tokio::join!(start(Duration::from_secs(30)), start(STALENESS));
@@ -91,6 +69,18 @@ async fn the_operator_makes_all_replicas_forget() {
             "{body}: after the bound elsewhere"
         );
     }
+}
+
+/// Whoever could empty caches could bring the database down.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_the_operator_makes_caches_forget() {
+    let (mut settings, _folder) = file_settings();
+    let (authority, _key) = authority();
+    settings.capacity.authority = authority;
+    let server = TestServer::start(settings).await;
+    let time = now();
+    let (status, answer) = post(&server, r#"{"prefix":""}"#, Purpose::Invalidation, time).await;
+    assert_eq!(status, 200, "{answer}");
     for (name, body, purpose, at, expected, reason) in [
         (
             "again",
@@ -126,11 +116,12 @@ async fn the_operator_makes_all_replicas_forget() {
             "prefix",
         ),
     ] {
-        let (status, answer) = post(&told, body, purpose, at).await;
+        let (status, answer) = post(&server, body, purpose, at).await;
         let error = answer["error"].as_str().unwrap();
         assert!(status == expected && error.contains(reason), "{name}: {status} {error}");
     }
-    let keyless = TestServer::start(settings(&url)).await;
+    let (settings, _folder) = file_settings();
+    let keyless = TestServer::start(settings).await;
     let (status, _) = post(&keyless, r#"{"prefix":""}"#, Purpose::Invalidation, now()).await;
     assert_eq!(status, 403);
 }

@@ -1,9 +1,8 @@
 //! Plain calls of tools are answered without rmcp, exactly as rmcp would.
 
-use mcp_server::server::Fixtures;
 use serde_json::{Value, json};
 
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 
 /// Status, type and text of an answer.
 type Answer = (u16, String, String);
@@ -28,9 +27,7 @@ fn meta() -> Value {
 /// header.
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ways_answer_the_same_byte_for_byte() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
-    settings.operation.fixtures = Fixtures::Load;
+    let (settings, _folder) = file_settings();
     let server = TestServer::start(settings).await;
     for (name, id, tool, arguments) in [
         ("a value", json!(1), "echo", json!({"text": "hello"})),

@@ -10,12 +10,11 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::client::{Client, last_event};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 async fn start(drain: Duration) -> (TestServer, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     settings.operation.drain = drain;
     (TestServer::start(settings).await, folder)
 }

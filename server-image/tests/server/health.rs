@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
 async fn get(server: &TestServer, path: &str) -> (u16, Value) {
@@ -51,8 +51,7 @@ async fn health_follows_the_database() {
 /// Redis is only a cache: who watches must see that it is away, and no balancer may take the replica out for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_redis_degrades() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, _folder) = file_settings();
     let line = async |server: &TestServer| {
         let (code, long) = get(server, "health/detailed").await;
         assert_eq!(code, 200, "{long}");
@@ -90,8 +89,8 @@ async fn a_missing_redis_degrades() {
 /// A balancer that asks `/health` must stop sending before the replica ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_replica_is_unhealthy() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     let call = server.client.work(2000);
     server.until_metric("mcp_in_flight_requests", 1.0).await;
     server.server.drain();

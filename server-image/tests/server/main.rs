@@ -13,6 +13,7 @@
 mod abuse;
 mod admission;
 mod agents;
+mod arguments;
 mod auth_failures;
 mod auth_keys;
 mod auth_tokens;

@@ -6,7 +6,6 @@ use crate::support::cgroup::MemoryGroup;
 use crate::support::metrics::Scrape;
 use crate::support::postgres::SHARED;
 use crate::support::process::Process;
-use crate::support::until;
 
 const MIB: u64 = 1024 * 1024;
 /// Of the control group: the server itself takes half.
@@ -61,11 +60,6 @@ async fn the_cache_shrinks_before_the_kernel_kills() {
         "60000",
     ];
     let mut process = Process::start_in(&group, &flags).await;
-    until("the server is ready", async || {
-        let answer = reqwest::get(format!("{}/readyz", process.metrics)).await.ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
     let memory = &health(&process).await["checks"]["memory"];
     assert_eq!(
         (&memory["status"], &memory["limit_bytes"]),
@@ -109,5 +103,4 @@ async fn the_cache_shrinks_before_the_kernel_kills() {
     assert!(process.runs());
     // Nothing is lost: what the cache does not hold is in the database.
     fill(&process, 0).await;
-    drop(process);
 }

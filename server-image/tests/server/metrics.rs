@@ -6,7 +6,7 @@ use mcp_server::tuning::Tuning;
 use serde_json::json;
 
 use crate::support::postgres::{MAX_CONNECTIONS, SHARED};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 
 /// Slack for a busy machine: what a call of this suite may take beyond its simulated work, in seconds.
 const SLACK: f64 = 1.0;
@@ -152,8 +152,8 @@ async fn figures_are_the_work_that_was_done() {
 /// A scaler that saw only finished calls would take a server full of long calls for an idle one.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_calls_count_as_busy() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     let calls: Vec<_> = (0..3).map(|_| server.client.work(30_000)).collect();
     server.until_metric("mcp_in_flight_requests", 3.0).await;
     let (before, started) = (
@@ -173,8 +173,8 @@ async fn unfinished_calls_count_as_busy() {
 /// `errorRate` is a promise about the server: a caller's mistake must not break it, and no mistake may invent labels.
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_callers_are_no_errors_of_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     let client = &server.client;
     client.call("create_session", json!({})).await;
     for request in [
@@ -243,8 +243,8 @@ async fn agents_and_sessions_are_those_of_now() {
 /// A Prometheus without `OpenMetrics` must be able to read the same figures.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_readers_get_the_old_format() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     let url = format!("http://{}/metrics", server.server.metrics);
     let answer = reqwest::Client::new()
         .get(url)

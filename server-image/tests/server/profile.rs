@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::process::Process;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 async fn get(url: &str) -> (u16, Value) {
@@ -14,8 +14,8 @@ async fn get(url: &str) -> (u16, Value) {
 /// Whoever has not asked for it must not offer others a look inside.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_flag_there_is_no_profile() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     for address in [server.server.admin, server.server.metrics, server.server.mcp] {
         let answer = reqwest::get(format!("http://{address}/profile?seconds=1"))
             .await

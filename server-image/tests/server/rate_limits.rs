@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::client::Client;
 use crate::support::redis::Redis;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 struct Setting<'a> {
@@ -21,8 +21,7 @@ struct Setting<'a> {
 }
 
 async fn start(setting: Setting<'_>, auth: AuthSettings) -> (TestServer, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     settings.data.redis_url = setting.redis.map(str::to_owned);
     settings.auth = auth;
     settings.limits = Settings {

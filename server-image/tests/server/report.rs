@@ -6,7 +6,7 @@ use mcp_server::tuning::Tuning;
 use serde_json::{Value, json};
 
 use crate::support::postgres::{SHARED, connect};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 
 /// Since the server's start.
 fn report(server: &TestServer, flags: &[&str]) -> String {
@@ -35,8 +35,7 @@ fn tuning(concurrency: usize, pool_max: usize) -> Tuning {
 /// Calls that wait for each other must be told as such, with the figures that prove it.
 #[tokio::test(flavor = "multi_thread")]
 async fn short_slots_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, _folder) = file_settings();
     settings.tuning = tuning(2, 4);
     let server = TestServer::start(settings).await;
     for call in (0..30).map(|_| server.client.work(50)).collect::<Vec<_>>() {
@@ -102,8 +101,8 @@ async fn a_short_pool_is_told_from_short_slots() {
 /// Someone who mistypes the URL must learn what was expected there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_url_is_explained() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(settings(&format!("sqlite:{}", folder.path().join("test.db").display()))).await;
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -5,7 +5,7 @@ use mcp_server::tools::shared_context::ApiKeys;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 const KEY: &str = "a key of more than thirty-two characters";
@@ -18,8 +18,7 @@ struct Rest {
 
 impl Rest {
     async fn start(change: impl FnOnce(&mut mcp_server::server::Settings)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+        let (mut settings, folder) = file_settings();
         settings.network.rest_shim = true;
         change(&mut settings);
         Self {

@@ -14,12 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::client::Client;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
 async fn start(change: impl FnOnce(&mut mcp_server::server::Settings, &Path)) -> (TestServer, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&format!("sqlite:{}", folder.path().join("test.db").display()));
+    let (mut settings, folder) = file_settings();
     change(&mut settings, folder.path());
     (TestServer::start(settings).await, folder)
 }

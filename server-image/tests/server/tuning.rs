@@ -1,61 +1,38 @@
 //! The operator changes a running server: only the operator, all or nothing, and without failing a request.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::future::join_all;
 use mcp_server::server::Settings;
 use mcp_server::tuning::Tuning;
-use mcp_server::tuning::control::Authority;
-use mcp_server::tuning::signature::{Purpose, SIGNATURE_HEADER, TIME_HEADER, sign};
+use mcp_server::tuning::signature::Purpose;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::operator::{KEY, POD, authority, now, send};
 use crate::support::postgres::{SHARED, connect};
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
-const KEY: &str = "a key that only the operator has";
-const POD: &str = "11111111-2222-4333-8444-555555555555";
 const BACKENDS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'mcp-server'";
 
 fn with_key(mut settings: Settings) -> (Settings, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("key");
-    std::fs::write(&file, format!("{KEY}\n")).unwrap();
-    settings.capacity.authority = Authority {
-        key_file: Some(file),
-        pod_uid: Some(POD.to_owned()),
-    };
+    let (authority, folder) = authority();
+    settings.capacity.authority = authority;
     (settings, folder)
 }
 
-fn now() -> u64 {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    u64::try_from(millis).unwrap()
-}
-
 /// Asks for a change as the operator does.
-pub async fn put(server: &TestServer, change: &Value) -> (u16, Value) {
+async fn put(server: &TestServer, change: &Value) -> (u16, Value) {
     // Two changes within one millisecond would be the same moment.
     tokio::time::sleep(Duration::from_millis(2)).await;
     put_signed(server, &change.to_string(), KEY, POD, now()).await
 }
 
 async fn put_signed(server: &TestServer, body: &str, key: &str, pod: &str, time: u64) -> (u16, Value) {
-    let time = time.to_string();
-    let response = reqwest::Client::new()
-        .put(format!("http://{}/tuning", server.server.admin))
-        .header(
-            SIGNATURE_HEADER,
-            sign(Purpose::Tuning, key.as_bytes(), pod, &time, body.as_bytes()).unwrap(),
-        )
-        .header(TIME_HEADER, time)
-        .body(body.to_owned())
-        .send()
-        .await
-        .unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
+    let request = reqwest::Client::new().put(format!("http://{}/tuning", server.server.admin));
+    send(request, Purpose::Tuning, (key, pod), body, time).await
 }
 
 async fn get(server: &TestServer) -> Value {
@@ -258,8 +235,8 @@ async fn a_pool_that_was_never_full_shrinks_too() {
 /// More slots must serve who waits, fewer must not cut who is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_are_resized_under_load() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut settings, _folder) = with_key(settings(&format!("sqlite:{}", folder.path().join("test.db").display())));
+    let (settings, _folder) = file_settings();
+    let (mut settings, _key) = with_key(settings);
     settings.tuning = Tuning {
         pool_max: 1,
         concurrency: 1,

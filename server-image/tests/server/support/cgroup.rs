@@ -22,26 +22,17 @@ impl MemoryGroup {
     pub fn with_limit(limit: u64) -> io::Result<Self> {
         let groups = cgroup::folders("memory");
         let innermost = groups.first().ok_or(io::ErrorKind::NotFound)?;
-        let is_first_version = innermost.join("memory.limit_in_bytes").exists();
-        // In version 2, a group that has processes, as the test's own, has no groups with limits in it.
-        let parent = if is_first_version {
-            Some(innermost)
+        let outermost = groups.last().unwrap_or(innermost);
+        let (parent, maximum, kills) = if innermost.join("memory.limit_in_bytes").exists() {
+            (innermost, "memory.limit_in_bytes", "memory.oom_control")
         } else {
-            groups.last()
+            // In version 2, a group that has processes, as the test's own, has no groups with limits in it.
+            let _ = fs::write(outermost.join("cgroup.subtree_control"), "+memory");
+            (outermost, "memory.max", "memory.events")
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = parent
-            .ok_or(io::ErrorKind::NotFound)?
-            .join(format!("mcp-server-test-{}-{number}", id()));
-        if !is_first_version {
-            let _ = fs::write(folder.with_file_name("cgroup.subtree_control"), "+memory");
-        }
+        let folder = parent.join(format!("mcp-server-test-{}-{number}", id()));
         fs::create_dir(&folder)?;
-        let (maximum, kills) = if is_first_version {
-            ("memory.limit_in_bytes", "memory.oom_control")
-        } else {
-            ("memory.max", "memory.events")
-        };
         let group = Self { folder, kills };
         // A file that is created here instead of being there is no limit.
         fs::OpenOptions::new().write(true).open(group.folder.join(maximum))?;

@@ -8,6 +8,7 @@ pub mod issuer;
 pub mod metrics;
 pub mod nginx;
 pub mod node;
+pub mod operator;
 pub mod postgres;
 pub mod process;
 pub mod redis;

@@ -31,15 +31,11 @@ impl Process {
     /// Starts it on free ports in a folder of its own and waits until it is ready.
     pub async fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let process = Self::start_unready(arguments, variables).await;
-        until("the server is ready", async || {
-            let answer = reqwest::get(format!("{}/readyz", process.metrics)).await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        process.until_ready().await;
         process
     }
 
-    /// Starts it in a control group and waits until it listens.
+    /// Starts it in a control group and waits until it is ready.
     pub async fn start_in(group: &MemoryGroup, arguments: &[&str]) -> Self {
         // The shell joins the group and becomes the server, so that all of its memory counts there.
         let mut command = Command::new("/bin/sh");
@@ -47,7 +43,17 @@ impl Process {
             .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
             .arg(group.processes())
             .arg(SERVER);
-        Self::launch(command, arguments, &[]).await
+        let process = Self::launch(command, arguments, &[]).await;
+        process.until_ready().await;
+        process
+    }
+
+    async fn until_ready(&self) {
+        until("the server is ready", async || {
+            let answer = reqwest::get(format!("{}/readyz", self.metrics)).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
     }
 
     /// Starts it and waits until it listens.

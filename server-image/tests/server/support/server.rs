@@ -11,6 +11,7 @@ use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, S
 use mcp_server::telemetry::TelemetrySettings;
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
+use tempfile::TempDir;
 
 use super::client::Client;
 use super::metrics::Scrape;
@@ -75,6 +76,13 @@ pub fn settings(database_url: &str) -> Settings {
         },
         telemetry: TelemetrySettings::default(),
     }
+}
+
+/// The same with an empty SQLite file, which goes with the folder.
+pub fn file_settings() -> (Settings, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("test.db").display());
+    (settings(&url), folder)
 }
 
 impl TestServer {
