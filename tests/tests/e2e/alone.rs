@@ -5,10 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::LogParams};
 use mcp_load::Phase;
-use mcpscale_tests::{TestResult, eventually, run_in_cluster};
+use mcpscale_tests::{TestResult, run_in_cluster};
 
 use super::{
-    load::{Load, replicas, started},
+    load::{Load, started, until_set},
     support::{pods, read},
 };
 
@@ -26,25 +26,9 @@ fn load_times_five_scales_up_and_down_without_a_failed_request() -> TestResult {
                 .map(|(rate, seconds)| Phase::constant(rate, Duration::from_secs(seconds)))
                 .into(),
         );
-        let grown = eventually(Duration::from_secs(90), "replicas rise with the load", async || {
-            let now = replicas(&client, &namespace).await?;
-            if now >= 2 {
-                Ok(now)
-            } else {
-                Err(format!("{now} replicas"))
-            }
-        })
-        .await?;
+        let grown = until_set(&client, &namespace, 2.., Duration::from_secs(90)).await?;
         println!("grew to {grown}");
-        eventually(Duration::from_secs(200), "replicas fall after the load", async || {
-            let now = replicas(&client, &namespace).await?;
-            if now == 1 {
-                Ok(())
-            } else {
-                Err(format!("{now} replicas"))
-            }
-        })
-        .await?;
+        until_set(&client, &namespace, 1..=1, Duration::from_secs(200)).await?;
         let report = load.stop().await?;
         let server = read(&client, &namespace, "loop").await?;
         let scaling = server

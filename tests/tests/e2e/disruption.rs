@@ -12,7 +12,7 @@ use mcpscale_tests::{TestResult, eventually, installation::NAMESPACE, run_in_clu
 use serde_json::json;
 
 use super::{
-    load::{Load, replicas, started},
+    load::{Load, replicas, started, until_set},
     support::{Result, apply, condition, install, pods, read, wait_for, wait_for_replicas, wait_until_ready},
 };
 
@@ -23,15 +23,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
         let (namespace, url, _endpoint) = started(&cluster, "blind", 1, 4).await?;
         let client = cluster.client();
         let load = Load::start(&url, vec![Phase::constant(150.0, Duration::from_mins(10))]);
-        let grown = eventually(Duration::from_secs(90), "replicas rise with the load", async || {
-            let now = replicas(&client, &namespace).await?;
-            if now >= 2 {
-                Ok(now)
-            } else {
-                Err(format!("{now} replicas"))
-            }
-        })
-        .await?;
+        let grown = until_set(&client, &namespace, 2.., Duration::from_secs(90)).await?;
         scale_prometheus(&client, 0).await?;
         wait_for(
             &client,
@@ -68,19 +60,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
             Duration::from_secs(90),
         )
         .await?;
-        eventually(
-            Duration::from_mins(3),
-            "replicas fall once there is data again",
-            async || {
-                let now = replicas(&client, &namespace).await?;
-                if now == 1 {
-                    Ok(())
-                } else {
-                    Err(format!("{now} replicas"))
-                }
-            },
-        )
-        .await?;
+        until_set(&client, &namespace, 1..=1, Duration::from_mins(3)).await?;
         Ok(())
     })
 }

@@ -1,11 +1,11 @@
 //! A load beside a test, and the server that it is sent to.
 
-use std::time::Duration;
+use std::{fmt::Debug, ops::RangeBounds, time::Duration};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 use mcp_load::{CancellationToken, Era, Mix, Phase, Plan, Report};
-use mcpscale_tests::{Cluster, Endpoint};
+use mcpscale_tests::{Cluster, Endpoint, eventually};
 use tokio::task::JoinHandle;
 
 use super::support::{Result, apply, first_call, install, scaled, wait_for, wait_until_ready};
@@ -46,6 +46,25 @@ pub async fn replicas(client: &Client, namespace: &str) -> std::result::Result<i
         .await
         .map_err(|error| error.to_string())?;
     Ok(deployment.spec.and_then(|spec| spec.replicas).unwrap_or(0))
+}
+
+/// Waits until as many server pods are set as are `wanted`; gives their number.
+pub async fn until_set(
+    client: &Client,
+    namespace: &str,
+    wanted: impl RangeBounds<i32> + Debug,
+    deadline: Duration,
+) -> Result<i32> {
+    let what = format!("{wanted:?} replicas are set");
+    let found = eventually(deadline, &what, async || {
+        let now = replicas(client, namespace).await?;
+        if wanted.contains(&now) {
+            Ok(now)
+        } else {
+            Err(format!("{now} replicas"))
+        }
+    });
+    Ok(found.await?)
 }
 
 /// A started server and the URL of its load balancer.
