@@ -1,4 +1,4 @@
-//! What is measured in time under load runs when no other test does.
+//! What is measured in time under load runs beside nothing but a steady server.
 
 use std::time::Duration;
 

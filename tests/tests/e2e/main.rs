@@ -1,7 +1,7 @@
 //! The whole loop on a cluster with real pods: installed with Helm, used by real clients, under real load.
 //!
-//! `make test-e2e` runs some at the same time, then those in `disruption`, then those in `alone` one after the other. Tests
-//! begin in the order of their names: the longest, in `calm`, is the first. What is in `bench` is run by `make bench-replicas`.
+//! `make test-e2e` runs most at the same time, then those in `disruption`, then those in `alone` beside nothing but `calm`. What
+//! is in `bench` is run by `make bench-replicas`.
 
 mod alone;
 mod bench;
