@@ -89,14 +89,13 @@ impl Exchange {
     pub(super) async fn letters(&self) -> Result<Vec<Letter>, DatabaseError> {
         let connection = self.database.connection().await?;
         let last = lock(&self.read).last;
-        let last = match last {
-            Some(last) => last,
+        let last = if let Some(last) = last {
+            last
+        } else {
             // Letters from before this replica was there are not for it.
-            None => {
-                let old = "SELECT coalesce(max(id), 0) FROM mcp_letters WHERE replica = $1 \
-                           AND created_at < now() - interval '5 seconds'";
-                connection.query_one(old, &[&ALL]).await?.try_get(0)?
-            }
+            let old = "SELECT coalesce(max(id), 0) FROM mcp_letters WHERE replica = $1 \
+                       AND created_at < now() - interval '5 seconds'";
+            connection.query_one(old, &[&ALL]).await?.try_get(0)?
         };
         let look = "SELECT id, letter FROM mcp_letters WHERE replica = $1 \
                     AND (id > $2 OR created_at > now() - interval '10 seconds')";
