@@ -18,7 +18,7 @@ demo: packages ## Show the whole loop on a cluster of its own: apply, load, scal
 	@$(BUILD) --bins && CLUSTER=node $(BIN)/mcpscale-demo
 
 test: packages ## Run every check and test, then sum them up
-	@hack/run-tests test-unit+release+test-api test-e2e+lint
+	@hack/run-tests test-unit+test-api$(if $(filter node,$(CLUSTER)),+images) test-e2e+lint
 
 test-unit: ## Run the tests that need no cluster
 	@hack/test-unit
@@ -28,9 +28,6 @@ test-api: ## Run the tests against a real API server (started by them; no root n
 
 test-e2e: ## Run the end-to-end tests (CLUSTER=current: on the cluster kubectl points at)
 	@hack/test-e2e
-
-release: ## Build the programs as they are in the images
-	@cargo build --release --locked --bins --package mcpscale --package mcp-server
 
 cluster-up: packages ## Start a one-node cluster to work with, with the images in it
 	@$(BUILD) --bins && $(BIN)/mcpscale-cluster up --images
@@ -69,4 +66,4 @@ doc: ## Build the API documentation of every crate
 packages:
 	@tests/cluster/install-packages
 
-.PHONY: help demo test release test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas bench-parts doc packages
+.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas bench-parts doc packages
