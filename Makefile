@@ -18,7 +18,7 @@ demo: packages ## Show the whole loop on a cluster of its own: apply, load, scal
 	@$(BUILD) --bins && CLUSTER=node $(BIN)/mcpscale-demo
 
 test: packages ## Run every check and test, then sum them up
-	@hack/run-tests test-unit+test-api$(if $(filter node,$(CLUSTER)),+images) test-e2e+lint
+	@hack/run-tests test-unit$(if $(filter node,$(CLUSTER)),+images) test-api test-e2e+lint
 
 test-unit: ## Run the tests that need no cluster
 	@hack/test-unit
