@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=1000, help="messages of the session that is searched")
     parser.add_argument("--keep-alive", type=int, default=10_000, help="connections that stay open")
     parser.add_argument("--idle-sessions", type=int, default=1000, help="sessions that nobody uses")
-    parser.add_argument("--soak-minutes", type=float, default=10, help="length of the soak")
+    parser.add_argument("--soak-minutes", type=float, default=10, help="length of the part of the soak that is judged")
     parser.add_argument("--output", type=Path, required=True, help="file for all results")
     return parser.parse_args()
 

@@ -71,9 +71,11 @@ const SQLITE_LOOK: &str = "
     FROM cache_journal_state s LEFT JOIN
         (SELECT position, tag FROM cache_journal WHERE position >= ?1 ORDER BY position DESC LIMIT ?2) j ON true";
 
+// Reads the old lines and one more, not all that are kept.
 const SQLITE_FORGET: &str = "
-    UPDATE cache_journal_state SET forgotten =
-        max(forgotten, ifnull((SELECT max(position) + 1 FROM cache_journal WHERE at < unixepoch() - ?1), 0))";
+    UPDATE cache_journal_state SET forgotten = max(forgotten, coalesce(
+        (SELECT position FROM cache_journal WHERE at >= unixepoch() - ?1 ORDER BY position LIMIT 1),
+        (SELECT max(position) + 1 FROM cache_journal), 0))";
 
 impl Journal {
     pub(super) fn new(database: Database) -> Self {

@@ -46,6 +46,7 @@ impl Performance {
             sleep(LOOK).await;
             if let Some(look) = self.look() {
                 let mut looks = lock(&self.looks);
+                let look = look.sharing_names(looks.back());
                 looks.push_back(look);
                 if looks.len() > KEPT {
                     looks.pop_front();

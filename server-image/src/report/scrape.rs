@@ -1,5 +1,7 @@
 //! What a server's `/metrics` said at one moment.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// All samples of one answer of `/metrics`.
@@ -12,9 +14,14 @@ pub struct Scrape {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Sample {
+    series: Arc<Series>,
+    value: f64,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Series {
     name: String,
     labels: Vec<(String, String)>,
-    value: f64,
 }
 
 /// A line that is not in the format of `OpenMetrics` or Prometheus.
@@ -63,6 +70,23 @@ impl Scrape {
             samples: samples.collect::<Result<_, _>>()?,
             taken,
         })
+    }
+
+    /// The same, with the names of series that `before` has, too, kept once for both: they take most of the memory.
+    #[must_use]
+    pub fn sharing_names(mut self, before: Option<&Self>) -> Self {
+        let known: HashSet<&Arc<Series>> = before.iter().flat_map(|before| before.series()).collect();
+        for sample in &mut self.samples {
+            if let Some(same) = known.get(&sample.series) {
+                sample.series = Arc::clone(same);
+            }
+        }
+        self.samples.shrink_to_fit();
+        self
+    }
+
+    fn series(&self) -> impl Iterator<Item = &Arc<Series>> {
+        self.samples.iter().map(|sample| &sample.series)
     }
 
     /// When it was taken, in seconds since 1970.
@@ -116,14 +140,14 @@ impl Scrape {
 
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| {
-            sample.name == name && labels.iter().all(|(label, value)| sample.label(label) == Some(value))
+            sample.series.name == name && labels.iter().all(|(label, value)| sample.label(label) == Some(value))
         })
     }
 }
 
 impl Sample {
     fn label(&self, name: &str) -> Option<&str> {
-        let found = self.labels.iter().find(|(label, _)| label == name);
+        let found = self.series.labels.iter().find(|(label, _)| label == name);
         found.map(|(_, value)| value.as_str())
     }
 }
@@ -184,9 +208,9 @@ fn sample(line: &str) -> Option<Sample> {
         None => (Vec::new(), rest),
     };
     let value = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    let name = name.to_owned();
     Some(Sample {
-        name: name.to_owned(),
-        labels,
+        series: Arc::new(Series { name, labels }),
         value,
     })
 }
@@ -243,6 +267,19 @@ mod tests {
             Scrape::parse("a 1\n<html>").unwrap_err().to_string(),
             "line 2 is not a metric: \"<html>\""
         );
+    }
+
+    /// A server keeps several looks at its metrics, each with thousands of series, as long as it runs.
+    #[test]
+    fn names_are_kept_once() {
+        let before = Scrape::parse(TEXT).unwrap();
+        let after = Scrape::parse(&format!("{TEXT}new 1\n")).unwrap();
+        let shared = after.clone().sharing_names(Some(&before));
+        assert_eq!(shared, after, "it says the same");
+        let own = shared
+            .series()
+            .filter(|one| before.series().all(|other| !Arc::ptr_eq(one, other)));
+        assert_eq!(own.map(|series| series.name.as_str()).collect::<Vec<_>>(), ["new"]);
     }
 
     /// A quantile of a handful of calls is chance, and must not be shown as a figure.

@@ -1,5 +1,6 @@
 //! Which tools a run calls, in which proportion, with which arguments.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Map, Value, json};
@@ -166,7 +167,7 @@ pub(crate) struct PreparedCall {
 pub(crate) struct SharedContext {
     /// Tells the keys of this run from those an earlier one left in the same database.
     run: String,
-    sessions: RwLock<Vec<String>>,
+    sessions: RwLock<VecDeque<String>>,
 }
 
 impl SharedContext {
@@ -222,9 +223,9 @@ impl SharedContext {
         };
         let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= REMEMBERED_SESSIONS {
-            sessions.swap_remove(PREPARED_SESSIONS);
+            sessions.pop_front();
         }
-        sessions.push(session);
+        sessions.push_back(session);
         true
     }
 
@@ -301,6 +302,20 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    /// Sessions that are never replaced get ever longer, and with them the answers: the load would not be constant.
+    #[test]
+    fn later_sessions_replace_earlier_ones() {
+        let context = SharedContext::new("r");
+        for number in 0..3 * REMEMBERED_SESSIONS {
+            let answer = json!({"result": {"structuredContent": {"session_id": number.to_string()}}}).to_string();
+            assert!(context.remember_session(answer.as_bytes()));
+        }
+        let oldest = (0..REMEMBERED_SESSIONS as u64)
+            .map(|place| context.session(place << 32).parse::<usize>().unwrap())
+            .min();
+        assert_eq!(oldest, Some(2 * REMEMBERED_SESSIONS));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! them, so a call whose client stays costs nothing there.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,11 @@ use crate::lock;
 pub(super) const RETRY: Duration = Duration::from_secs(3);
 /// How long the end of a stream can be read again.
 pub(super) const KEEP: Duration = Duration::from_mins(1);
-/// Most streams that have ended and are kept; more make the oldest go. This bounds the memory they take.
+/// Most streams that have ended and are kept, and most memory that they may take, in bytes; more make the oldest go.
 const ENDED_MAX: usize = 256;
+const ENDED_BYTES: usize = 16 * 1024 * 1024;
+/// What a message takes in memory for each byte of its JSON, about; an answer has its content as text and as values.
+const BYTES_PER_BYTE: usize = 4;
 
 /// One stream.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Replay {
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<Arc<ServerJsonRpcMessage>>,
+    /// What the messages take, in bytes.
+    bytes: usize,
     ended: Option<Instant>,
     /// How many messages are in the database; `None` while nobody else wants them.
     copied: Option<usize>,
@@ -54,7 +60,12 @@ pub(super) struct Copying {
 impl Replay {
     /// Adds a message.
     pub(super) fn push(&self, message: Arc<ServerJsonRpcMessage>) {
-        lock(&self.state).messages.push(message);
+        let bytes = size_of::<ServerJsonRpcMessage>() + BYTES_PER_BYTE * json_length(&message);
+        {
+            let mut state = lock(&self.state);
+            state.messages.push(message);
+            state.bytes += bytes;
+        }
         self.news.notify_waiters();
     }
 
@@ -62,6 +73,10 @@ impl Replay {
     pub(super) fn end(&self) {
         lock(&self.state).ended = Some(Instant::now());
         self.news.notify_waiters();
+    }
+
+    fn bytes(&self) -> usize {
+        lock(&self.state).bytes
     }
 
     /// From now on somebody reads the copy.
@@ -115,6 +130,27 @@ impl Replay {
     }
 }
 
+fn json_length(message: &ServerJsonRpcMessage) -> usize {
+    /// Counts what is written.
+    struct Length(usize);
+
+    impl io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut length = Length(0);
+    // What cannot be written is not sent either.
+    let _ = serde_json::to_writer(&mut length, message);
+    length.0
+}
+
 /// The whole stream, with a first event that holds no message but an id.
 pub(super) fn whole(replay: Arc<Replay>) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static {
     let first = ServerSseMessage::priming(replay.place(0), RETRY);
@@ -148,6 +184,8 @@ struct Kept {
     next: u64,
     streams: HashMap<u64, Arc<Replay>>,
     ended: VecDeque<u64>,
+    /// What the ended streams take, in bytes.
+    ended_bytes: usize,
 }
 
 impl Replays {
@@ -184,7 +222,8 @@ impl Replays {
         replay.end();
         let mut kept = lock(&self.0);
         kept.ended.push_back(replay.id.number);
-        while kept.ended.len() > ENDED_MAX {
+        kept.ended_bytes += replay.bytes();
+        while kept.ended.len() > ENDED_MAX || (kept.ended_bytes > ENDED_BYTES && !kept.ended.is_empty()) {
             kept.drop_oldest();
         }
     }
@@ -207,8 +246,9 @@ impl Replays {
 
 impl Kept {
     fn drop_oldest(&mut self) {
-        if let Some(number) = self.ended.pop_front() {
-            self.streams.remove(&number);
+        let oldest = self.ended.pop_front();
+        if let Some(replay) = oldest.and_then(|number| self.streams.remove(&number)) {
+            self.ended_bytes = self.ended_bytes.saturating_sub(replay.bytes());
         }
     }
 }
@@ -282,5 +322,32 @@ mod tests {
         }
         assert_eq!(lock(&replays.0).streams.len(), ENDED_MAX + 1);
         assert!(replays.find(running.id.number, "session").is_some());
+    }
+
+    /// A few hundred pages of a thousand messages each are a gigabyte.
+    #[test]
+    fn long_answers_are_kept_in_bounded_memory() {
+        const LENGTH: usize = 1024 * 1024;
+        let replays = Replays::default();
+        let streams: Vec<_> = (0..2 * ENDED_BYTES / LENGTH)
+            .map(|number| {
+                let replay = replays.open("r", "session");
+                let result = ServerResult::EmptyResult(EmptyResult {});
+                let id = RequestId::String(format!("{}{number}", "x".repeat(LENGTH)).into());
+                replay.push(Arc::new(ServerJsonRpcMessage::response(result, id)));
+                replays.ended(&replay);
+                replay.id.number
+            })
+            .collect();
+        let kept = streams
+            .iter()
+            .filter(|number| replays.find(**number, "session").is_some());
+        let kept: Vec<_> = kept.collect();
+        assert!(
+            !kept.is_empty() && kept.len() * LENGTH * BYTES_PER_BYTE <= ENDED_BYTES,
+            "{} streams",
+            kept.len()
+        );
+        assert_eq!(kept.last(), streams.iter().collect::<Vec<_>>().last(), "the newest");
     }
 }
