@@ -16,6 +16,7 @@ use crate::{
     HarnessError,
     command::run,
     files::{self, ContentHash, Lock, make_folder, read_text},
+    node::network,
 };
 
 /// A program, or a family of programs in one binary, that the harness builds.
@@ -158,6 +159,13 @@ fn built(recipe: &Recipe) -> Result<PathBuf, HarnessError> {
 }
 
 fn build(recipe: &Recipe, module: &Path, flags: &str, folder: &Path) -> Result<(), HarnessError> {
+    if network::is_inside() {
+        // Go would wait for its modules for minutes, and say nothing.
+        return Err(HarnessError::Unusable(format!(
+            "{} is not built, and cannot be inside of the cluster's network: run `mcpscale-cluster tools` first",
+            recipe.binary
+        )));
+    }
     eprintln!("building {} (kept in {})", recipe.binary, folder.display());
     let partial = folder.with_extension("partial");
     files::remove_folder(&partial)?;

@@ -227,6 +227,10 @@ impl NodeCluster {
     fn start(&self) -> Result<(), HarnessError> {
         let plane = self.plane();
         self.prepare_folder()?;
+        // Now, since nothing can be downloaded inside of the cluster's network.
+        for tool in [Tool::Kubernetes, Tool::CoreDns, Tool::Helm] {
+            tool.path()?;
+        }
         network::create()?;
         plane.prepare()?;
         configuration::write(&self.folder)?;

@@ -1,6 +1,6 @@
 //! The network namespace of the cluster.
 
-use std::{fs::File, net::Ipv4Addr, path::Path, process::Command, thread};
+use std::{fs::File, net::Ipv4Addr, os::unix::fs::MetadataExt, path::Path, process::Command, thread};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -67,6 +67,12 @@ pub(crate) fn inside<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + 
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Whether the calling thread is inside, where the outside cannot be reached.
+pub(crate) fn is_inside() -> bool {
+    let id = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    id(path()).is_some_and(|network| id(Path::new("/proc/thread-self/ns/net")) == Some(network))
 }
 
 fn enter() -> Result<(), HarnessError> {
