@@ -12,8 +12,8 @@ use mcpscale_tests::{TestResult, eventually, installation::NAMESPACE, run_in_clu
 use serde_json::json;
 
 use super::{
-    load::{Load, replicas, started, until_set},
-    support::{Result, condition, read, wait_for},
+    load::{Load, replicas, started, until_metrics, until_set},
+    support::{Result, condition, read},
 };
 
 /// What a user loses without it: a monitoring outage becomes an outage of the service.
@@ -25,13 +25,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
         let load = Load::start(&url, vec![Phase::constant(150.0, Duration::from_mins(10))]);
         let grown = until_set(&client, &namespace, 2.., Duration::from_secs(90)).await?;
         scale_prometheus(&client, 0).await?;
-        wait_for(
-            &client,
-            (&namespace, "loop"),
-            ("MetricsAvailable", "False", None),
-            Duration::from_mins(1),
-        )
-        .await?;
+        until_metrics(&client, &namespace, "False", Duration::from_mins(1)).await?;
         let (_, reason, _) =
             condition(&read(&client, &namespace, "loop").await?, "MetricsAvailable").ok_or("no condition")?;
         println!("without Prometheus: {reason}");
@@ -53,13 +47,7 @@ fn without_prometheus_nothing_is_scaled_down_and_it_recovers() -> TestResult {
             Some("True".into())
         );
         scale_prometheus(&client, 1).await?;
-        wait_for(
-            &client,
-            (&namespace, "loop"),
-            ("MetricsAvailable", "True", None),
-            Duration::from_secs(90),
-        )
-        .await?;
+        until_metrics(&client, &namespace, "True", Duration::from_secs(90)).await?;
         until_set(&client, &namespace, 1..=1, Duration::from_mins(3)).await?;
         Ok(())
     })

@@ -67,6 +67,18 @@ pub async fn until_set(
     Ok(found.await?)
 }
 
+/// Waits until the operator says that it has metrics (`True`) or lacks them (`False`).
+pub async fn until_metrics(client: &Client, namespace: &str, status: &str, deadline: Duration) -> Result<()> {
+    wait_for(
+        client,
+        (namespace, "loop"),
+        ("MetricsAvailable", status, None),
+        deadline,
+    )
+    .await?;
+    Ok(())
+}
+
 /// A started server and the URL of its load balancer.
 pub async fn started(
     cluster: &Cluster,
@@ -79,13 +91,7 @@ pub async fn started(
     let namespace = cluster.namespace(prefix).await?;
     apply(&client, &namespace, "loop", scaled(minimum, maximum)).await?;
     wait_until_ready(&client, &namespace, "loop").await?;
-    wait_for(
-        &client,
-        (&namespace, "loop"),
-        ("MetricsAvailable", "True", None),
-        Duration::from_secs(90),
-    )
-    .await?;
+    until_metrics(&client, &namespace, "True", Duration::from_secs(90)).await?;
     let endpoint = cluster.endpoint(&namespace, "loop", 80).await?;
     let url = format!("{}/mcp", endpoint.url());
     first_call(&url).await?;
