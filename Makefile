@@ -54,9 +54,6 @@ bench-server: ## Measure the MCP server side by side with others (BENCH="--round
 bench-parts: ## Measure scoring, cache and token check by themselves, beside RapidFuzz, moka and jsonwebtoken
 	@hack/bench-parts $(BENCH)
 
-bench-start: ## Measure how long the MCP server takes to be ready, and its size
-	@hack/bench-start
-
 bench-replicas: packages ## Measure on a cluster what two replicas of 250m do more than one
 	@cargo test --locked --workspace --test e2e -- --nocapture bench::
 
@@ -66,4 +63,4 @@ doc: ## Build the API documentation of every crate
 packages:
 	@tests/cluster/install-packages
 
-.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-start bench-replicas bench-parts doc packages
+.PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-replicas bench-parts doc packages

@@ -10,6 +10,7 @@
 
 mod crd;
 pub mod labels;
+mod schema;
 pub mod v1alpha1;
 mod values;
 

@@ -23,6 +23,8 @@ pub enum Command {
     Crd,
     /// Print every object that an McpServer would become, as YAML. Needs no cluster.
     Render(RenderArguments),
+    /// Ask URLs, and fail unless each answers with success within 10 s.
+    Probe(ProbeArguments),
 }
 
 /// Options of `run`.
@@ -118,6 +120,14 @@ pub struct RenderArguments {
     /// Facts of the installation.
     #[command(flatten)]
     pub installation: InstallationArguments,
+}
+
+/// Options of `probe`.
+#[derive(Clone, Debug, Args)]
+pub struct ProbeArguments {
+    /// What to ask, one after the other.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
 }
 
 /// Form of log lines.

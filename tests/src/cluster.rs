@@ -52,13 +52,13 @@ struct Shared {
 
 /// Runs the end-to-end test `test` in the cluster that `CLUSTER` names and waits for its end.
 ///
-/// With `CLUSTER=node`, which is the default, it is the node of this machine: started unless it runs, with the images of
-/// these sources, and left running for the next test. The test then runs *inside the cluster's network*: addresses of
-/// Services and pods can be reached, those of the outside cannot. With `CLUSTER=current` it is what the kubeconfig of
-/// the environment names; images must be there already.
+/// With `CLUSTER=node`, which is the default, it is the node of this machine: started unless it runs, with the images
+/// of these sources, and left running for the next test. The test then runs *inside the cluster's network*: addresses
+/// of Services and pods can be reached, those of the outside cannot. With `CLUSTER=current` it is what the kubeconfig
+/// of the environment names; images must be there already.
 ///
-/// The namespaces that the test made are deleted in the end, unless `KEEP=1`. When the test fails or panics, the state of
-/// the cluster is collected first, and the folder's path printed.
+/// The namespaces that the test made are deleted in the end, unless `KEEP=1`. When the test fails or panics, the state
+/// of the cluster is collected first, and the folder's path printed.
 ///
 /// # Errors
 /// When the cluster cannot be used, and whatever the test returns.

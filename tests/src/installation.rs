@@ -9,8 +9,8 @@ pub const NAMESPACE: &str = "mcpscale-system";
 /// Who the operator's writes are by, as the audit log names it.
 pub const OPERATOR: &str = "system:serviceaccount:mcpscale-system:mcpscale";
 
-/// Installs or upgrades the operator with a small Prometheus of its own, and waits until both are ready. An installation
-/// that is as it should be is left alone.
+/// Installs or upgrades the operator with a small Prometheus of its own, and waits until both are ready. An
+/// installation that is as it should be is left alone.
 ///
 /// # Errors
 /// When helm fails; its output says why.

@@ -6,8 +6,8 @@
 //! | node | a node with real pods, Services, volumes and DNS, in a network namespace | Go, root, some Debian packages | [`run_in_cluster`] |
 //! | current | the cluster that the user's kubeconfig names | a cluster with the images | [`run_in_cluster`], `CLUSTER=current` |
 //!
-//! **No mode enforces `NetworkPolicy`.** A test here can show that a policy is accepted and says what it should; whether
-//! traffic is kept out it cannot show.
+//! **No mode enforces `NetworkPolicy`.** A test here can show that a policy is accepted and says what it should;
+//! whether traffic is kept out it cannot show.
 
 mod access;
 pub mod api;

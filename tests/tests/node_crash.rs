@@ -104,8 +104,8 @@ async fn start_pod(cluster: Cluster) -> TestResult {
     Ok(())
 }
 
-/// Lost otherwise: a crash would leave processes, mounts and namespaces on a developer's machine, and the next run would
-/// fail on them.
+/// Lost otherwise: a crash would leave processes, mounts and namespaces on a developer's machine, and the next run
+/// would fail on them.
 #[test]
 fn node_a_crashed_cluster_is_removed_whole_and_once_more_does_no_harm() -> TestResult {
     if env::var("CLUSTER").is_ok_and(|cluster| cluster == "current") {

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Quantity;
+use crate::{Quantity, schema::OBJECT_NAME};
 
 /// The Redis-protocol cache tier.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,9 @@ fn default_max_connections() -> i32 {
     validation = Rule::new("quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0")
         .message("postgres.storage.size can only grow: a volume cannot be shrunk"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("postgres.storage.storageClassName cannot change: a volume stays in its class")
+        .message("postgres.storage.storageClassName cannot change: a volume stays in its class"),
+    validation = Rule::new("quantity(string(self.size)).isGreaterThan(quantity('0'))")
+        .message("postgres.storage.size must be above zero")
 )]
 pub struct Storage {
     /// Size of the volume. It can grow where the storage class allows it.
@@ -65,7 +67,7 @@ pub struct Storage {
     pub size: Quantity,
     /// Storage class of the volume; the cluster's default without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub storage_class_name: Option<String>,
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::{annotation_keys, annotation_value};
+
 /// The load balancer.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancer {
@@ -52,7 +54,11 @@ pub struct ServiceSettings {
     pub kind: ServiceKind,
     /// Annotations of the Service, as cloud load balancers want them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32), inner(length(max = 4096)))]
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = annotation_value(),
+        "x-kubernetes-validations" = [annotation_keys("loadBalancer.service.annotations")]
+    ))]
     pub annotations: BTreeMap<String, String>,
 }
 

@@ -14,6 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 pub use self::{autoscaling::*, data_tier::*, load_balancer::*, pod::*, server::*, status::*, targets::*};
+use crate::schema::{annotation_keys, annotation_value, label_keys, label_value};
 
 /// Longest name an `McpServer` may have: room for the suffixes of its children within 63 characters.
 pub const MAX_NAME_LENGTH: usize = 40;
@@ -70,7 +71,8 @@ pub struct McpServerSpec {
     pub image: Option<String>,
 
     /// Fixed number of server pods. Not together with `autoscaling.replicas.mode: Auto`. Without autoscaling and
-    /// without this field one pod runs. Also set by `kubectl scale`.
+    /// without this field one pod runs. `kubectl scale` changes it where it is set; the API server offers no scale
+    /// where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -112,22 +114,30 @@ pub struct McpServerSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend(
         "maxProperties" = 32,
-        "x-kubernetes-validations" = [{
-            "rule": "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('mcpscale.dev/') && size(key) <= 316)",
-            "message": "extraLabels may not use the prefixes app.kubernetes.io/ and mcpscale.dev/: the operator selects by them"
-        }]
-    ), inner(length(max = 63), regex(pattern = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")))]
+        "additionalProperties" = label_value(),
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(key, !key.startsWith('app.kubernetes.io/') && !key.startsWith('mcpscale.dev/'))",
+                "message": "extraLabels may not use the prefixes app.kubernetes.io/ and mcpscale.dev/: the operator selects by them"
+            },
+            label_keys("extraLabels")
+        ]
+    ))]
     pub extra_labels: BTreeMap<String, String>,
 
     /// Annotations added to every object and pod.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend(
         "maxProperties" = 32,
-        "x-kubernetes-validations" = [{
-            "rule": "self.all(key, !key.startsWith('mcpscale.dev/') && size(key) <= 316)",
-            "message": "extraAnnotations may not use the prefix mcpscale.dev/"
-        }]
-    ), inner(length(max = 4096)))]
+        "additionalProperties" = annotation_value(),
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(key, !key.startsWith('mcpscale.dev/'))",
+                "message": "extraAnnotations may not use the prefix mcpscale.dev/"
+            },
+            annotation_keys("extraAnnotations")
+        ]
+    ))]
     pub extra_annotations: BTreeMap<String, String>,
 
     /// What happens to the data when this object is deleted. `Retain` keeps the Postgres volume claim and its Secret.

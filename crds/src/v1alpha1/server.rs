@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::Quantity;
+use crate::{
+    Quantity,
+    schema::{DATA_KEY, OBJECT_NAME},
+};
 
 /// Settings of the server's container.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +38,8 @@ pub struct ServerSettings {
     #[schemars(length(max = 16))]
     pub env_from: Vec<EnvironmentSource>,
 
-    /// CPU and memory of each server pod.
+    /// CPU and memory of each server pod. The names cpu, memory, ephemeral-storage, hugepages-SIZE and those of devices
+    /// can be given.
     #[serde(default)]
     pub resources: Resources,
 
@@ -43,8 +48,8 @@ pub struct ServerSettings {
     #[schemars(length(max = 128), regex(pattern = "^/[A-Za-z0-9/_.-]*[A-Za-z0-9_-]$"))]
     pub path: String,
 
-    /// Which clients are served: `Stateless` (MCP 2026-07-28 and later), `Legacy` (up to 2025-11-25), or both. The load
-    /// balancer turns the others away with the protocol's own error.
+    /// Which clients are served: `Stateless` (those that say `MCP-Protocol-Version: 2026-07-28`), `Legacy` (all others:
+    /// MCP up to 2025-11-25), or both. The load balancer turns the others away with the protocol's own error.
     #[serde(default)]
     pub protocol_mode: ProtocolMode,
 
@@ -134,10 +139,10 @@ pub struct ValueSource {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyReference {
     /// Name of the Secret or ConfigMap.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
     /// Key in it.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = DATA_KEY))]
     pub key: String,
 }
 
@@ -151,7 +156,7 @@ pub struct KeyReference {
 pub struct EnvironmentSource {
     /// Put before every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), regex(pattern = "^([-._a-zA-Z][-._a-zA-Z0-9]*)?$"))]
     pub prefix: Option<String>,
     /// A Secret of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,21 +170,35 @@ pub struct EnvironmentSource {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameReference {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
 }
 
 /// CPU and memory of a container.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)")
+        .message("server.resources.requests may not exceed server.resources.limits: lower the request or raise the limit of the same name"),
+    validation = Rule::new("!has(self.requests) || self.requests.all(name, !(name.startsWith('hugepages-') || name.contains('/')) || (has(self.limits) && name in self.limits && quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) == 0))")
+        .message("server.resources.requests of hugepages or a device needs an equal one in server.resources.limits: they cannot be overcommitted")
+)]
 pub struct Resources {
     /// What the scheduler reserves.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "x-kubernetes-validations" = [resource_names()]))]
     pub requests: BTreeMap<String, Quantity>,
     /// What the container may not exceed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(extend("maxProperties" = 8, "x-kubernetes-validations" = [resource_names()]))]
     pub limits: BTreeMap<String, Quantity>,
+}
+
+/// Rule for a map of resources. A misspelt name would otherwise be found when the Deployment is applied.
+fn resource_names() -> Value {
+    json!({
+        "rule": "self.all(name, name.matches('^(cpu|memory|ephemeral-storage|hugepages-[1-9][0-9]*[KMG]i|[a-z0-9.-]+/[-A-Za-z0-9_.]+)$'))",
+        "message": "server.resources takes cpu, memory, ephemeral-storage, hugepages-SIZE such as hugepages-2Mi, and devices with their domain such as nvidia.com/gpu",
+    })
 }
 
 impl Default for Resources {
@@ -198,7 +217,7 @@ pub enum ProtocolMode {
     /// Both eras at once.
     #[default]
     Auto,
-    /// MCP 2026-07-28 and later only.
+    /// MCP 2026-07-28 only.
     Stateless,
     /// Up to 2025-11-25 only.
     Legacy,

@@ -56,7 +56,8 @@ pub struct TargetStatus {
     /// Observed value; absent when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<String>,
-    /// How good the observation is: `Fresh`, `Stale`, `Missing`, `Invalid`, or `Unknown` when there are too few samples.
+    /// How good the observation is: `Known`, `Unknown` (too few samples, or not measured yet), `Stale`, `Missing` or
+    /// `Invalid`.
     pub state: String,
     /// Whether the target is met: `True`, `False` or `Unknown`.
     pub met: String,

@@ -20,12 +20,13 @@ const HOUR: f64 = 3_600.0;
 /// Decides how many replicas there should be.
 ///
 /// Pure and deterministic: equal arguments give equal results. Acting on the result is the caller's part; a caller that
-/// only recommends passes the replicas as they are at the next tick, too. `State` is to be carried from call to call and
-/// [`Snapshot::time`] must not go back.
+/// only recommends passes the replicas as they are at the next tick, too. `State` is to be carried from call to call
+/// and [`Snapshot::time`] must not go back.
 ///
 /// The replicas are the least number that serves the measured work with headroom, within the latency targets and the
-/// planned utilization. They rise at once, within the limits on growth; they fall to the greatest need of the down window
-/// in the steps of [`crate::Behavior`], and only on fresh and complete data. Declared bounds hold whatever is measured.
+/// planned utilization. They rise at once, within the limits on growth; they fall to the greatest need of the down
+/// window in the steps of [`crate::Behavior`], and only on fresh and complete data. Declared bounds hold whatever is
+/// measured.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, state: &State, policy: &Policy) -> (Decision, State) {
     let mut next = state.clone();

@@ -63,7 +63,7 @@ pub enum Reason {
     /// Unchanged: fewer would do, but metrics have not been complete for a whole window yet (after a start of the
     /// operator or an outage of the metrics).
     MetricsRecovering,
-    /// Unchanged: fewer would do, but a rollout is under way.
+    /// Unchanged: fewer would do, but a rollout is under way, or pods crash.
     RolloutInProgress,
     /// Unchanged: fewer would do, but calls fail.
     ErrorRateHigh,

@@ -1,16 +1,16 @@
 //! The queueing model: calls that meet `servers` slots with one common queue.
 //!
-//! A. K. Erlang's delay formula (M/M/c) gives the chance to wait; the Allen-Cunneen approximation corrects the length of
-//! the wait for service times that are not exponential.
+//! A. K. Erlang's delay formula (M/M/c) gives the chance to wait; the Allen-Cunneen approximation corrects the length
+//! of the wait for service times that are not exponential.
 
-/// How much longer waits are than the model says. A discrete-event cross-check near 90 % utilization found 1.5 % of calls
-/// above a bound for which the model predicted 0.45 %.
+/// How much longer waits are than the model says. A discrete-event cross-check near 90 % utilization found 1.5 % of
+/// calls above a bound for which the model predicted 0.45 %.
 const TAIL_CALIBRATION: f64 = 3.0;
 
 /// The chance that an arriving call finds every slot busy (Erlang C).
 ///
-/// `erlangs` is the offered work: arrivals per second times seconds per call. At or above `servers` the queue only grows
-/// and every call waits: 1.
+/// `erlangs` is the offered work: arrivals per second times seconds per call. At or above `servers` the queue only
+/// grows and every call waits: 1.
 pub(crate) fn waiting_probability(servers: u32, erlangs: f64) -> f64 {
     if erlangs <= 0.0 {
         return 0.0;
@@ -96,8 +96,8 @@ mod tests {
         assert!(waiting_probability(4, 0.0).abs() < f64::EPSILON);
     }
 
-    /// 200 calls/s of 80 ms (95 % within 170 ms) on 18 slots: replayed call by call, 1.5 % waited over 130 ms. A smaller
-    /// prediction buys too few replicas for the target.
+    /// 200 calls/s of 80 ms (95 % within 170 ms) on 18 slots: replayed call by call, 1.5 % waited over 130 ms. A
+    /// smaller prediction buys too few replicas for the target.
     #[test]
     fn the_tail_agrees_with_calls_replayed_one_by_one() {
         let predicted = Queue::new(18, 16.0, 0.08, 0.353).exceeds(0.13);

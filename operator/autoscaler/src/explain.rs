@@ -99,7 +99,7 @@ fn fixed_text(reason: Reason, policy: &Policy) -> String {
         Reason::MetricsMissing => "there are no metrics, and missing is not zero".to_owned(),
         Reason::MetricsInvalid => "the metrics contradict themselves, so nothing can be told from them".to_owned(),
         Reason::MetricsPartial | Reason::MetricsRecovering => "the metrics are not complete".to_owned(),
-        Reason::RolloutInProgress => "fewer might do, but a rollout is under way".to_owned(),
+        Reason::RolloutInProgress => "fewer might do, but a rollout is under way, or pods crash".to_owned(),
         Reason::ErrorRateHigh => "fewer might do, but calls fail more often than usual or allowed".to_owned(),
         Reason::LatencyNearTarget => "fewer might do, but latency is above 90 % of its bound".to_owned(),
     }

@@ -25,8 +25,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// The load that `demand` shows: the mean over the window, or the recent one where it is higher by more than chance.
-    /// So a step counts within two scrapes, and noise does not.
+    /// The load that `demand` shows: the mean over the window, or the recent one where it is higher by more than
+    /// chance. So a step counts within two scrapes, and noise does not.
     pub fn of(demand: &Demand, model: &Model, ignore_recent: bool) -> Self {
         let whole = Self::of_span(&demand.window, model);
         if ignore_recent {
@@ -49,8 +49,8 @@ impl Load {
         }
     }
 
-    /// Offered calls at the remembered cost, and never less than what is seen to be busy: the first knows of shed calls,
-    /// the second of calls that became slower or have not ended.
+    /// Offered calls at the remembered cost, and never less than what is seen to be busy: the first knows of shed
+    /// calls, the second of calls that became slower or have not ended.
     fn of_span(work: &Work, model: &Model) -> Self {
         let believed = work.offered_per_second.min(BELIEVED_RETRIES * work.admitted_per_second);
         let asked = Self::of_calls(believed, model);

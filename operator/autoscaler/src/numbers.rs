@@ -1,7 +1,7 @@
 //! Small helpers around numbers that every part needs.
 
-/// The least whole number of pods that is at least `value`. A trifle above a whole number, as arithmetic leaves it, does
-/// not buy another pod.
+/// The least whole number of pods that is at least `value`. A trifle above a whole number, as arithmetic leaves it,
+/// does not buy another pod.
 pub(crate) fn whole_pods(value: f64) -> u32 {
     const TRIFLE: f64 = 1e-9;
     saturating_u32((value - TRIFLE).ceil())

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 /// Relative change of an observed value below which it is not written.
 const WORTH_WRITING: f64 = 0.10;
-/// Seconds for which a value must have kept away from the written one: as long as the window it is measured over, so that
-/// all of its samples are others. Chance brings a value back by then; a real change does not.
+/// Seconds for which a value must have kept away from the written one: as long as the window it is measured over, so
+/// that all of its samples are others. Chance brings a value back by then; a real change does not.
 const LASTING_SECONDS: f64 = 60.0;
 
 /// Keeps what was last written into `status.targets` and says when that is out of date.
 ///
-/// A verdict that flips is written at once. An observed value is written when it moved by more than 10 % and by more than
-/// chance explains, and has stayed away for 60 seconds, so that steady load leads to no write at all.
+/// A verdict that flips is written at once. An observed value is written when it moved by more than 10 % and by more
+/// than chance explains, and has stayed away for 60 seconds, so that steady load leads to no write at all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reporter {
     written: Vec<TargetReport>,

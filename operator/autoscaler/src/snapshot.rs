@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Everything [`crate::decide`] may know about one `McpServer` at one tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When the snapshot was taken, in seconds since any fixed origin (the operator uses the Unix epoch). Never goes back.
+    /// When the snapshot was taken, in seconds since any fixed origin (the operator uses the Unix epoch). Never goes
+    /// back.
     pub time: f64,
     /// `spec.replicas` of the server Deployment as it stands, pods that are starting included.
     pub replicas: u32,
@@ -77,7 +78,8 @@ impl SignalState {
 pub struct Signal<T> {
     /// Whether the value can be trusted.
     pub state: SignalState,
-    /// Seconds since the oldest of the pods' newest samples; `None` when there is no sample or the source gives no time.
+    /// Seconds since the oldest of the pods' newest samples; `None` when there is no sample or the source gives no
+    /// time.
     pub age_seconds: Option<f64>,
     /// Live ready pods whose samples are in the value.
     pub reporting: u32,

@@ -66,7 +66,8 @@ const CHANCE: f64 = 3.0;
 /// Holds the declared targets against the snapshot, in the order latency, requestsPerSecond, errorRate.
 ///
 /// `state` is what [`crate::decide`] returned for this snapshot. `previous` is what was last written
-/// ([`crate::Reporter::written`]): within chance of a bound the verdict stays as it was, so that noise does not flip it.
+/// ([`crate::Reporter::written`]): within chance of a bound the verdict stays as it was, so that noise does not flip
+/// it.
 #[must_use]
 pub fn evaluate_targets(
     snapshot: &Snapshot,

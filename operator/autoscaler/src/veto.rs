@@ -9,7 +9,8 @@ const NEAR_TARGET: f64 = 0.9;
 /// Latency beyond the slot-held time by less than this factor is no queueing: replicas neither cause nor cure it.
 const QUEUEING: f64 = 1.1;
 
-/// The first reason to keep what there is; `None` when a decrease is safe. Only fresh and complete data lowers anything.
+/// The first reason to keep what there is; `None` when a decrease is safe. Only fresh and complete data lowers
+/// anything.
 pub(crate) fn against_decrease(
     snapshot: &Snapshot,
     state: &State,

@@ -248,7 +248,8 @@ fn shed_calls_are_demand_but_retry_storms_are_not_believed() {
         overloaded.signals.demand = Signal::fresh(both, 1.0, 2);
         decide(&overloaded, &state, &policy).0.to
     };
-    // 15 busy slots need 3 pods; 30 of them (shed calls included) 5; a storm is believed up to twice the admitted calls.
+    // 15 busy slots need 3 pods; 30 of them (shed calls included) 5; a storm is believed up to twice the admitted
+    // calls.
     assert_eq!([overload(0.0), overload(150.0), overload(3_000.0)], [3, 5, 5]);
 }
 

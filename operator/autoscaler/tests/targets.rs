@@ -320,8 +320,8 @@ fn the_first_report_and_a_new_target_are_written() {
     assert!(reporter.written().is_empty());
 }
 
-/// Under steady noisy load the status is not written once it has settled: nine minutes at 40 calls/s, with latency samples
-/// drawn anew each tick, and every bound within 3 % of the true quantile.
+/// Under steady noisy load the status is not written once it has settled: nine minutes at 40 calls/s, with latency
+/// samples drawn anew each tick, and every bound within 3 % of the true quantile.
 #[test]
 fn steady_noise_writes_nothing() {
     let targets = Targets {

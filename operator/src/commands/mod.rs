@@ -1,6 +1,7 @@
 //! What the subcommands do.
 
 mod crd;
+mod probe;
 mod render;
 mod run;
 
@@ -22,6 +23,7 @@ pub async fn execute(cli: Cli) -> Result<(), String> {
         Command::Run(arguments) => run::run(*arguments).await,
         Command::Crd => crd::print(),
         Command::Render(arguments) => render::print(&arguments),
+        Command::Probe(arguments) => probe::ask(&arguments).await,
     }
 }
 

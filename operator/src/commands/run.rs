@@ -118,6 +118,8 @@ async fn work(
     );
     let (lead, leading) = watch::channel(false);
 
+    // One gauge tells of those of all scopes.
+    let failures = Shared::default();
     let mut fillings = Vec::new();
     let running = join_all(scopes.into_iter().map(|scope| {
         let (filled, filling) = oneshot::channel();
@@ -132,7 +134,7 @@ async fn work(
             reconcile_timeout: arguments.reconcile_timeout,
             outlooks: Shared::default(),
             written: Shared::default(),
-            failures: Shared::default(),
+            failures: failures.clone(),
         });
         let scaler = source.clone().map(|source| (source, arguments.tick));
         run_scope(
@@ -151,7 +153,9 @@ async fn work(
     let drained = async {
         running.await;
     };
-    let leadership = lead_until_lost(&arguments, client.clone(), identity, &metrics, lead, stop.clone());
+    // Not before running reconciles have ended: the next leader must not write beside them.
+    let release = CancellationToken::new();
+    let leadership = lead_until_lost(&arguments, client.clone(), identity, &metrics, lead, release.clone());
     let draining = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
@@ -159,11 +163,11 @@ async fn work(
     tokio::pin!(drained);
     let mut leadership = std::pin::pin!(leadership);
     tokio::select! {
-        () = &mut drained => leadership.await,
-        lost = &mut leadership => {
-            if lost.is_ok() { drained.await; }
-            lost
+        () = &mut drained => {
+            release.cancel();
+            leadership.await
         }
+        lost = &mut leadership => lost,
         () = draining => Err(format!("running reconciles did not end within {} s", DRAIN_LIMIT.as_secs())),
     }
 }
@@ -200,7 +204,7 @@ async fn wait_for_definition(client: &Client) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Takes part in the election until asked to stop. Losing the Lease ends the process: another leads, and only a new
+/// Takes part in the election until asked to release the Lease. Losing the Lease ends the process: another leads, and only a new
 /// start is sure to hold nothing of before.
 async fn lead_until_lost(
     arguments: &RunArguments,
@@ -208,7 +212,7 @@ async fn lead_until_lost(
     identity: String,
     metrics: &Metrics,
     lead: watch::Sender<bool>,
-    stop: CancellationToken,
+    release: CancellationToken,
 ) -> Result<(), String> {
     let namespace = arguments.lease_namespace.as_deref().unwrap_or(&arguments.pod_namespace);
     let manager = LeaseManagerBuilder::new(client, &arguments.lease_name)
@@ -236,7 +240,7 @@ async fn lead_until_lost(
             changed = leads.changed() => if changed.is_err() {
                 return Err("the election ended".into());
             },
-            () = stop.cancelled() => break,
+            () = release.cancelled() => break,
         }
     }
     // Dropping the receiver ends the task, which releases the Lease, so that the next leader need not wait for it.

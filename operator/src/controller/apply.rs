@@ -2,8 +2,8 @@
 //! longer want is removed.
 //!
 //! Nothing changes, nothing is written: an apply is skipped while the desired object is the one that was last applied
-//! and the API server still records the same fields as ours. Another writer that takes one of our fields takes it out of
-//! that record, so drift is seen without keeping whole objects in memory.
+//! and the API server still records the same fields as ours. Another writer that takes one of our fields takes it out
+//! of that record, so drift is seen without keeping whole objects in memory.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ const PASSWORD_BYTES: usize = 32;
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// The API server refused an object or did not answer.
-    #[error("could not apply {kind:?} {name}: {source}")]
+    #[error("could not apply {kind:?} {name}: {}", words(.source))]
     Apply {
         /// Kind of the object.
         kind: ChildKind,
@@ -49,7 +49,7 @@ pub enum ApplyError {
         source: kube::Error,
     },
     /// The number of server pods could not be set.
-    #[error("could not set the replicas of Deployment {name} to {replicas}: {source}")]
+    #[error("could not set the replicas of Deployment {name} to {replicas}: {}", words(.source))]
     Scale {
         /// Name of the Deployment.
         name: String,
@@ -59,7 +59,7 @@ pub enum ApplyError {
         source: kube::Error,
     },
     /// An object that is no longer wanted could not be removed.
-    #[error("could not delete {kind:?} {name}, which is no longer wanted: {source}")]
+    #[error("could not delete {kind:?} {name}, which is no longer wanted: {}", words(.source))]
     Prune {
         /// Kind of the object.
         kind: ChildKind,
@@ -73,7 +73,24 @@ pub enum ApplyError {
     Password(getrandom::Error),
 }
 
+/// What an apply did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether a Deployment or the StatefulSet is another than before: its pods will follow, which what was observed
+    /// before does not show yet. The number of pods does not count.
+    pub changed_workloads: bool,
+}
+
 impl ApplyError {
+    /// Whether the API server understood the request and will not have it: only a change by a person helps.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let (Self::Apply { source, .. } | Self::Scale { source, .. } | Self::Prune { source, .. }) = self else {
+            return false;
+        };
+        matches!(source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 405 | 422))
+    }
+
     /// Stable word for conditions, Events and metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -95,6 +112,14 @@ impl ApplyError {
             }
             Self::Password(_) => false,
         }
+    }
+}
+
+/// What the API server said. The client's own text repeats it with everything around it.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -153,7 +178,7 @@ pub async fn apply(
     server: &ValidatedServer,
     plan: &Plan,
     observed: &Observed,
-) -> Result<(), ApplyError> {
+) -> Result<Applied, ApplyError> {
     let writer = Writer {
         context,
         key: (server.namespace.clone(), server.name.clone()),
@@ -161,11 +186,14 @@ pub async fn apply(
     if plan.needs_secret {
         writer.ensure_secret(server).await?;
     }
+    let mut applied = Applied::default();
     for child in &plan.children {
-        writer.apply_child(child, observed).await?;
+        let changed = writer.apply_child(child, observed).await?;
+        applied.changed_workloads |= changed && child.kind.runs_pods();
     }
     writer.scale(server, plan, observed).await?;
-    writer.prune(server, plan, observed).await
+    writer.prune(server, plan, observed).await?;
+    Ok(applied)
 }
 
 struct Writer<'a> {
@@ -228,10 +256,11 @@ impl Writer<'_> {
             .map_err(failed)
     }
 
-    async fn apply_child(&self, child: &Child, observed: &Observed) -> Result<(), ApplyError> {
+    /// Answers whether its spec is another than before.
+    async fn apply_child(&self, child: &Child, observed: &Observed) -> Result<bool, ApplyError> {
         if child.kind == ChildKind::PersistentVolumeClaim && observed.data_claim.is_none() {
             // Create, not apply: a claim that has appeared meanwhile may hold another's data and must not become ours.
-            return self.create(child).await;
+            return self.create(child).await.map(|()| true);
         }
         let desired = fingerprint(&child.body.to_string());
         let cached = observed
@@ -241,7 +270,7 @@ impl Writer<'_> {
         if let Some(cached) = cached
             && self.is_current(child, desired, &cached.metadata)
         {
-            return Ok(());
+            return Ok(false);
         }
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
@@ -261,7 +290,7 @@ impl Writer<'_> {
             })?;
         tracing::debug!(kind = ?child.kind, name = %child.name, "applied");
         self.remember(child.kind, &child.name, desired, &applied.metadata);
-        Ok(())
+        Ok(cached.is_none_or(|cached| cached.metadata.generation != applied.metadata.generation))
     }
 
     fn is_current(&self, child: &Child, desired: u64, cached: &ObjectMeta) -> bool {
@@ -334,8 +363,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Removes what carries our ownerReference and is not in the plan. Data has no ownerReference, and is excepted by kind
-    /// as well.
+    /// Removes what carries our ownerReference and is not in the plan. Data has no ownerReference, and is excepted by
+    /// kind as well.
     async fn prune(&self, server: &ValidatedServer, plan: &Plan, observed: &Observed) -> Result<(), ApplyError> {
         let wanted = |child: &CachedChild| {
             plan.children

@@ -57,17 +57,17 @@ impl<T> Shared<T> {
 }
 
 impl Context {
-    /// Notes a failure and answers how long to wait before the next try: 1 s, doubled each time, at most 5 minutes.
+    /// Notes a failure and answers how long to wait before the next try.
     #[must_use]
     pub fn back_off(&self, server: &ServerKey) -> Duration {
         let mut failures = self.failures.lock();
         let count = failures.entry(server.clone()).or_insert(0);
-        let delay = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow((*count).min(9)));
+        let pause = pause_after(*count);
         *count = count.saturating_add(1);
         self.metrics
             .objects_in_backoff
             .set(i64::try_from(failures.len()).unwrap_or(i64::MAX));
-        delay.min(Duration::from_mins(5))
+        pause
     }
 
     /// Forgets the failures of a server that was reconciled.
@@ -80,16 +80,34 @@ impl Context {
         }
     }
 
-    /// Forgets everything of servers that are gone.
-    pub fn retain(&self, exists: impl Fn(&ServerKey) -> bool) {
-        self.outlooks.lock().retain(|server, _| exists(server));
-        self.written.lock().retain(|server, _| exists(server));
-        self.failures.lock().retain(|server, _| exists(server));
+    /// Forgets what was done for a server that is gone.
+    pub fn forget(&self, server: &ServerKey) {
+        self.written.lock().remove(server);
+        self.reset_backoff(server);
     }
+}
+
+/// Pause before the next try of what has failed `failures` times before: 1 s, doubled each time, at most 5 minutes.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(failures));
+    doubled.min(Duration::from_mins(5))
 }
 
 /// Whether a moment is longer ago than a span.
 #[must_use]
 pub fn older_than(moment: Instant, span: Duration) -> bool {
     moment.elapsed() > span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the API server loses without it: an operator that asks for the impossible without pause, or gives up for
+    /// hours on what lasts a minute.
+    #[test]
+    fn pauses_grow_up_to_five_minutes() {
+        let seconds = [0, 1, 2, 8, 9, 31, 32, u32::MAX].map(|failures| pause_after(failures).as_secs());
+        assert_eq!(seconds, [1, 2, 4, 256, 300, 300, 300, 300]);
+    }
 }

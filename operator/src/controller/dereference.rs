@@ -110,8 +110,8 @@ pub async fn dereference(client: &Client, caches: &Caches, resource: &McpServer)
     Ok(observed)
 }
 
-/// The claim from the cache when it is ours there; otherwise from the API server, since a cache that has not seen it yet
-/// looks the same as no claim.
+/// The claim from the cache when it is ours there; otherwise from the API server, since a cache that has not seen it
+/// yet looks the same as no claim.
 async fn data_claim(
     client: &Client,
     observed: &Observed,

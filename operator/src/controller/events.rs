@@ -85,3 +85,125 @@ pub async fn publish(recorder: &Recorder, server: &McpServer, events: &[Event]) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status(conditions: &[(&str, &str, &str)], decisions: &Value) -> McpServerStatus {
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(kind, status, reason)| {
+                json!({
+                    "type": kind, "status": status, "reason": reason, "message": "because",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                })
+            })
+            .collect();
+        serde_json::from_value(json!({"conditions": conditions, "scaling": {"decisions": decisions}})).unwrap()
+    }
+
+    fn told(old: Option<&McpServerStatus>, new: &McpServerStatus) -> Vec<(bool, String, String)> {
+        let told = events(old, new);
+        told.into_iter()
+            .map(|event| (event.type_ == EventType::Warning, event.action, event.reason))
+            .collect()
+    }
+
+    /// What people who read `kubectl describe` lose without it: what went wrong and when it was over; and an Event for
+    /// everything would hide it.
+    #[test]
+    fn what_flips_is_told() {
+        let none = json!([]);
+        let ready = |status: &'static str, reason: &'static str| [("Ready", status, reason)];
+        for (name, old, new, expected) in [
+            (
+                "nothing changed",
+                ready("True", "Serving"),
+                ready("True", "Serving"),
+                None,
+            ),
+            (
+                "went down",
+                ready("True", "Serving"),
+                ready("False", "WaitingForServer"),
+                Some((true, "Ready", "WaitingForServer")),
+            ),
+            (
+                "down for another reason",
+                ready("False", "WaitingForPostgres"),
+                ready("False", "WaitingForServer"),
+                Some((true, "Ready", "WaitingForServer")),
+            ),
+            (
+                "is back",
+                ready("False", "WaitingForServer"),
+                ready("True", "Serving"),
+                Some((false, "Ready", "Serving")),
+            ),
+            (
+                "a target is missed",
+                [("TargetsMet", "True", "AllMet")],
+                [("TargetsMet", "False", "TargetsMissed")],
+                Some((true, "TargetsMet", "TargetsMissed")),
+            ),
+            (
+                "a limit is no trouble",
+                [("ScalingLimited", "False", "NotLimited")],
+                [("ScalingLimited", "True", "MaxReplicas")],
+                Some((false, "ScalingLimited", "MaxReplicas")),
+            ),
+            (
+                "what repeats others",
+                [("Reconciling", "False", "Reconciled")],
+                [("Reconciling", "True", "RollingOut")],
+                None,
+            ),
+        ] {
+            let expected: Vec<_> = expected
+                .into_iter()
+                .map(|(is_trouble, action, reason)| (is_trouble, action.to_owned(), reason.to_owned()))
+                .collect();
+            assert_eq!(
+                told(Some(&status(&old, &none)), &status(&new, &none)),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_server_is_told_of_only_when_it_is_wrong() {
+        let good = status(
+            &[("Accepted", "True", "Valid"), ("Ready", "False", "WaitingForServer")],
+            &json!([]),
+        );
+        let bad = status(&[("Accepted", "False", "OrphanedDataFound")], &json!([]));
+        assert_eq!(told(None, &good), []);
+        assert_eq!(
+            told(None, &bad),
+            [(true, "Accepted".into(), "OrphanedDataFound".into())]
+        );
+    }
+
+    #[test]
+    fn each_decision_is_told_once() {
+        let decision =
+            json!({"time": "2026-01-01T00:00:00Z", "from": 2, "to": 6, "reason": "DemandRose", "message": "because"});
+        let (before, after) = (status(&[], &json!([])), status(&[], &json!([decision])));
+        assert_eq!(
+            told(Some(&before), &after),
+            [(false, "Scale".into(), "DemandRose".into())]
+        );
+        assert_eq!(told(Some(&after), &after), []);
+    }
+
+    /// The API refuses an Event with a longer note, and then nothing is told at all.
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let note = failure("ApplyFailed", &"ä".repeat(NOTE_LIMIT)).note.unwrap();
+        assert_eq!(note.len(), NOTE_LIMIT);
+    }
+}

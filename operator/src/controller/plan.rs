@@ -40,7 +40,8 @@ pub fn plan(validated: &ValidatedServer, observed: &Observed, desired: Option<i3
     if replicas >= 2 {
         children.push(resources::disruption_budget(validated, Component::Server));
     }
-    // The kinds are declared in the order in which pods need them: accounts, data and configuration come before workloads.
+    // The kinds are declared in the order in which pods need them: accounts, data and configuration come before
+    // workloads.
     children.sort_by_key(|child| child.kind);
     Plan {
         children,
@@ -65,7 +66,9 @@ fn replicas(validated: &ValidatedServer, observed: &Observed, desired: Option<i3
     }
 }
 
-fn rolling(observed: &Observed) -> bool {
+/// Whether pods of any part are on their way from one template to the next.
+#[must_use]
+pub fn rolling(observed: &Observed) -> bool {
     let deployments = [&observed.server, &observed.nginx, &observed.redis];
     deployments
         .into_iter()
@@ -110,8 +113,9 @@ mod tests {
         )
     }
 
-    /// What a user loses without it: an upgrade of the operator that changes a pod template by one byte rolls every pod.
-    /// When this fails, the change rolls all servers of all users: be sure that it must, and say so in the changelog.
+    /// What a user loses without it: an upgrade of the operator that changes a pod template by one byte rolls every
+    /// pod. When this fails, the change rolls all servers of all users: be sure that it must, and say so in the
+    /// changelog.
     #[test]
     fn the_objects_are_pinned_byte_for_byte() {
         let cases = [
@@ -156,8 +160,25 @@ mod tests {
         for (name, observed, desired, expected) in cases {
             assert_eq!(plan(&scaled, &observed, desired).replicas, expected, "{name}");
         }
-        let fixed = validated("{replicas: 3}");
-        assert_eq!(plan(&fixed, &running(1), None).replicas, 3);
+        for (name, spec) in [
+            ("fixed", "{replicas: 3}"),
+            (
+                "only recommended",
+                "{replicas: 3, autoscaling: {maxReplicas: 9, replicas: {mode: Recommend}}}",
+            ),
+            (
+                "off",
+                "{replicas: 3, autoscaling: {maxReplicas: 9, replicas: {mode: Off}}}",
+            ),
+        ] {
+            for desired in [None, Some(7)] {
+                assert_eq!(
+                    plan(&validated(spec), &running(1), desired).replicas,
+                    3,
+                    "{name}: {desired:?}"
+                );
+            }
+        }
     }
 
     /// What a user loses without it: the operator resets replicas to 1 with an apply that leaves them out.

@@ -24,7 +24,7 @@ use super::{
     plan::plan,
     scaling::key_of,
     status::{Facts, status},
-    validate::{Replicas, validate},
+    validate::validate,
 };
 
 /// A server whose caches lag behind our own writes is looked at again after this; the watch event usually comes first.
@@ -101,14 +101,13 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
         let desired = outlook
             .as_ref()
             .and_then(|outlook| i32::try_from(outlook.decision.to).ok());
-        let scaled = matches!(validated.replicas, Replicas::Scaled { .. });
-        (validated, plan(validated, &observed, desired.filter(|_| scaled)))
+        (validated, plan(validated, &observed, desired))
     });
     let applied = match &planned {
-        Ok((validated, plan)) if !resource.spec.paused => apply(context, validated, plan, &observed).await,
-        _ => Ok(()),
+        Ok((validated, plan)) if !resource.spec.paused => Some(apply(context, validated, plan, &observed).await),
+        _ => None,
     };
-    if let Err(error) = &applied
+    if let Some(Err(error)) = &applied
         && error.is_in_ending_namespace()
     {
         tracing::debug!(namespace = %key.0, name = %key.1, %error, "the namespace is being deleted");
@@ -121,6 +120,7 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
             .as_ref()
             .map(|(validated, plan)| (*validated, plan))
             .map_err(|error| *error),
+        applied: applied.as_ref().map(|applied| applied.as_ref().copied()),
         outlook: outlook.as_ref(),
         has_metrics_source: context.has_metrics_source,
         installation: &context.installation,
@@ -128,7 +128,7 @@ async fn pipeline(resource: &McpServer, context: &Context) -> Result<Action, Rec
     });
     // What was applied decides how the reconcile ends, but a failure must not keep the status from being told.
     let written = write_status(resource, new, context).await;
-    applied?;
+    applied.transpose()?;
     written?;
     Ok(Action::requeue(RESYNC))
 }

@@ -54,8 +54,8 @@ impl Scope {
 /// How the loop of the scaler runs: its source and the time between two ticks.
 pub type Scaler = Option<(PrometheusSource, std::time::Duration)>;
 
-/// Runs a scope. Reconciles start once its caches are filled, which `filled` is told, and `leading` is true; `stop` ends
-/// them: running ones are finished.
+/// Runs a scope. Reconciles start once its caches are filled, which `filled` is told, and `leading` is true; `stop`
+/// ends them: running ones are finished.
 pub async fn run(
     scope: Scope,
     context: Arc<Context>,
@@ -156,7 +156,11 @@ async fn report(outcome: Outcome, context: &Context, store: &kube::runtime::refl
                 }
             }
         }
-        Err(controller::Error::ObjectNotFound(_)) | Ok(_) => {}
+        Err(controller::Error::ObjectNotFound(gone)) => {
+            let gone = *gone;
+            context.forget(&(gone.namespace.unwrap_or_default(), gone.name));
+        }
+        Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the controller's queue failed and goes on"),
     }
 }

@@ -99,8 +99,10 @@ pub async fn run(
             .filter_map(|guarded| guarded.0.as_ref().ok().cloned())
             .collect();
         let keys: HashSet<ServerKey> = live.iter().map(key_of).collect();
-        memories.retain(|key, _| keys.contains(key));
-        context.retain(|key| keys.contains(key));
+        for (gone, _) in memories.extract_if(|key, _| !keys.contains(key)) {
+            context.metrics.forget(&gone);
+        }
+        context.outlooks.lock().retain(|key, _| keys.contains(key));
         for server in &live {
             let key = key_of(server);
             let memory = memories.entry(key.clone()).or_default();
@@ -168,7 +170,7 @@ fn look(
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
         ready: ready_count,
-        rollout: !rolled_out(&deployment),
+        rollout: !rolled_out(&deployment) || pods.iter().any(|pod| is_crashing(pod)),
         signals,
     };
     let (decision, state) = decide(&snapshot, &memory.state, &policy);
@@ -245,6 +247,20 @@ pub fn is_ready(pod: &Pod) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Whether a container of the pod keeps ending: fewer pods serve then than were bought, whatever is measured.
+fn is_crashing(pod: &Pod) -> bool {
+    let containers = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    let mut states = containers.filter_map(|container| container.state.as_ref());
+    !terminating(pod)
+        && states.any(|state| {
+            let waits_for = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+            state.terminated.is_some() || waits_for == Some("CrashLoopBackOff")
+        })
+}
+
 fn started_at(pod: &Pod) -> Option<f64> {
     Some(seconds(pod.status.as_ref()?.start_time.as_ref()?.0))
 }
@@ -255,4 +271,69 @@ fn started_at(pod: &Pod) -> Option<f64> {
 )]
 fn seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(metadata: &Value, status: &Value) -> Pod {
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+    }
+
+    fn with_container(state: &Value) -> Value {
+        json!({"containerStatuses": [{
+            "name": "mcp", "image": "", "imageID": "", "ready": false, "restartCount": 3, "state": state,
+        }]})
+    }
+
+    /// What a user loses without it: pods are taken away from a server while others of it crash, because those that are
+    /// left look idle for want of clients.
+    #[test]
+    fn pods_that_crash_are_seen() {
+        let ended = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        let leaving = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        for (name, metadata, status, expected) in [
+            ("no status yet", json!({}), json!({}), false),
+            ("runs", json!({}), with_container(&json!({"running": {}})), false),
+            (
+                "starts",
+                json!({}),
+                with_container(&json!({"waiting": {"reason": "ContainerCreating"}})),
+                false,
+            ),
+            (
+                "waits to be started again",
+                json!({}),
+                with_container(&json!({"waiting": {"reason": "CrashLoopBackOff"}})),
+                true,
+            ),
+            ("has just ended", json!({}), with_container(&ended), true),
+            ("ends because it shall", leaving, with_container(&ended), false),
+        ] {
+            assert_eq!(is_crashing(&pod(&metadata, &status)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_pods_that_take_traffic_are_ready() {
+        let says = |kind: &str, status: &str| json!({"conditions": [{"type": kind, "status": status}]});
+        for (name, status, expected) in [
+            ("nothing known", json!({}), false),
+            ("ready", says("Ready", "True"), true),
+            ("not ready", says("Ready", "False"), false),
+            ("only its containers", says("ContainersReady", "True"), false),
+        ] {
+            assert_eq!(is_ready(&pod(&json!({}), &status)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_pod_is_in_seconds() {
+        let started = pod(&json!({}), &json!({"startTime": "1970-01-01T00:01:30Z"}));
+        assert_eq!(started_at(&started), Some(90.0));
+        assert_eq!(started_at(&pod(&json!({}), &json!({}))), None);
+    }
 }

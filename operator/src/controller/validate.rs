@@ -333,8 +333,8 @@ fn validate_claim(claim: Option<&DataClaim>, uid: &str) -> Result<(), ValidateEr
     Ok(())
 }
 
-/// An image that is set is used. One that is not set stays as it runs, so that an upgrade of the operator rolls nothing;
-/// a newer default is reported.
+/// An image that is set is used. One that is not set stays as it runs, so that an upgrade of the operator rolls
+/// nothing; a newer default is reported.
 fn resolve_images(declared: Option<&str>, observed: &Observed, defaults: &Images) -> (Images, Vec<String>) {
     let mut updates = Vec::new();
     let mut resolve = |tier: &str, running: Option<&String>, default: &str| match running {

@@ -1,5 +1,5 @@
-//! Builders: one pure module per kind of thing that an `McpServer` consists of. They take the validated model, never the
-//! raw resource, and do no I/O.
+//! Builders: one pure module per kind of thing that an `McpServer` consists of. They take the validated model, never
+//! the raw resource, and do no I/O.
 //!
 //! Bodies are written as the YAML that they become. The API server validates every field strictly when they are
 //! applied, and a test applies them all to a real one.
@@ -55,6 +55,12 @@ impl ChildKind {
             Self::Deployment => ApiResource::erase::<Deployment>(&()),
             Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
         }
+    }
+
+    /// Whether objects of this kind make pods.
+    #[must_use]
+    pub fn runs_pods(self) -> bool {
+        matches!(self, Self::Deployment | Self::StatefulSet)
     }
 
     /// Whether objects of this kind hold data that must outlive the `McpServer`.

@@ -15,7 +15,8 @@ const USER: i64 = 101;
 /// Seconds a pod that is asked to stop still takes requests, while the cluster learns that it goes.
 const LEAVE_SECONDS: u32 = 10;
 
-/// Writes the resolver's address, which nginx cannot read itself, and refuses a configuration that nginx would not take.
+/// Writes the resolver's address, which nginx cannot read itself, and refuses a configuration that nginx would not
+/// take.
 fn prepare() -> String {
     format!(
         r#"set -eu

@@ -21,10 +21,11 @@ pub const SHUTDOWN_SECONDS: u32 = 60;
 
 /// `nginx.conf` for a server.
 ///
-/// - Clients of 2026-07-28 hold no session: least connections. Older ones get a pool of their own, which leads them back
-///   to their pod only where sessions are `Local`; where they are shared, staying free lets new pods take load at once.
-/// - A POST is never replayed once a byte of it was sent: `non_idempotent` is absent on purpose. A refused connection is
-///   retried, since nothing was sent.
+/// - Clients of 2026-07-28 hold no session: least connections. Older ones get a pool of their own, which leads them
+///   back to their pod only where sessions are `Local`; where they are shared, staying free lets new pods take load at
+///   once.
+/// - A POST is never replayed once a byte of it was sent: `non_idempotent` is absent on purpose. A refused connection
+///   is retried, since nothing was sent.
 /// - `resolve` follows the pods without a reload. The resolver's address is written by the init container.
 /// - No limits: they are off by default.
 #[must_use]

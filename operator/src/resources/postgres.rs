@@ -24,8 +24,8 @@ const MOUNT: &str = "/var/lib/postgresql/data";
 const BINARIES: &str = "/usr/lib/postgresql/18/bin";
 const PASSWORD_FILE: &str = "/run/secrets/postgres/password";
 
-/// Makes the data directory once. It is built beside its place and renamed, so that a crash half way leaves nothing that
-/// looks complete. The password goes by a file and standard input, never as an argument.
+/// Makes the data directory once. It is built beside its place and renamed, so that a crash half way leaves nothing
+/// that looks complete. The password goes by a file and standard input, never as an argument.
 const INITIALISE: &str = r#"set -eu
 if [ -s "$PGDATA/PG_VERSION" ]; then
   echo "the data directory exists, Postgres $(cat "$PGDATA/PG_VERSION")"

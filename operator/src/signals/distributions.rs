@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 /// One distribution of one pod.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CumulativeHistogram {
-    /// Count at or below each bound. The key is the bound's bit pattern, which sorts like the bound as none is negative.
+    /// Count at or below each bound. The key is the bound's bit pattern, which sorts like the bound as none is
+    /// negative.
     counts: BTreeMap<u64, f64>,
     invalid: bool,
 }

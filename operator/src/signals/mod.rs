@@ -44,4 +44,5 @@ mod source;
 mod tests;
 
 pub use cluster::{ClusterSignals, LivePod};
+pub(crate) use source::innermost;
 pub use source::{PrometheusSource, SignalError, TimeLimits};

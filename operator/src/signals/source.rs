@@ -106,7 +106,8 @@ impl PrometheusSource {
     /// # Errors
     /// [`SignalError::InvalidUrl`] when `url` is no HTTP URL, [`SignalError::Client`] when TLS cannot be set up.
     pub fn new(url: &str, scrape_interval: Duration, limits: TimeLimits) -> Result<Self, SignalError> {
-        // Environment proxies are for traffic that leaves the cluster; a redirect leads to a login page, not to metrics.
+        // Environment proxies are for traffic that leaves the cluster; a redirect leads to a login page, not to
+        // metrics.
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -212,7 +213,7 @@ impl PrometheusSource {
 }
 
 /// The last cause of a chain: "connection refused" says more than "error sending request".
-fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+pub(crate) fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     std::iter::successors(Some(error), |error| error.source())
         .last()
         .unwrap_or(error)

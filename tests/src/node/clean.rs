@@ -165,7 +165,8 @@ fn delete_pod_networks() -> Result<(), HarnessError> {
     Ok(())
 }
 
-/// Removes the control groups of the pods that kubelet kept in `folder`. They are empty now; one that stays does no harm.
+/// Removes the control groups of the pods that kubelet kept in `folder`. They are empty now; one that stays does no
+/// harm.
 fn remove_control_groups(folder: &Path) {
     // With version 1 each controller has a tree of its own, with version 2 there is one.
     let trees = names_in(Path::new(CONTROL_GROUPS)).map(|name| Path::new(CONTROL_GROUPS).join(name).join("kubepods"));

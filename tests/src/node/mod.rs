@@ -326,7 +326,8 @@ fn check_machine() -> Result<(), HarnessError> {
     }
 }
 
-/// A node that runs out of disk evicts pods and takes no new ones, far from where a person would look: better told before.
+/// A node that runs out of disk evicts pods and takes no new ones, far from where a person would look: better told
+/// before.
 fn check_disk(folder: &Path, needed: u64) -> Result<(), HarnessError> {
     let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
     let disk = nix::sys::statvfs::statvfs(existing)

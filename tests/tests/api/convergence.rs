@@ -15,7 +15,7 @@ use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::eventually;
 use serde_json::json;
 
-use super::support::{DEADLINE, NAMESPACE, Operator, cluster, condition, create};
+use super::support::{DEADLINE, NAMESPACE, Operator, cluster, condition, create, free_address, ready, reconciles};
 
 /// Every object of a server with its resourceVersion, the `McpServer` included.
 async fn versions(client: &Client, name: &str) -> BTreeMap<String, String> {
@@ -116,9 +116,17 @@ async fn a_server_becomes_its_objects_and_then_nothing_is_written() {
         .expect("touched");
     let touched = settled(&client, "whole", 17).await;
     operator.stop().await;
-    let _second = Operator::start(client.clone(), &[]);
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let after = versions(&client, "whole").await;
+    let free = free_address();
+    let _second = Operator::start(client.clone(), &["--listen", &free.to_string()]);
+    eventually(DEADLINE, "the new operator has reconciled", || async {
+        match reconciles(free).await? {
+            0 => Err("no reconcile has ended".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    let after = settled(&client, "whole", 17).await;
     assert_eq!(touched, after, "a new operator wrote to objects that were right");
     let without = |mut all: BTreeMap<String, String>| {
         all.remove("McpServer");
@@ -318,23 +326,9 @@ async fn a_paused_server_is_left_as_it_is() {
 async fn every_start_becomes_ready() {
     let cluster = cluster(&[]).await;
     for start in 1..=12 {
-        let free = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let free = free_address();
         let operator = Operator::start(cluster.client(), &["--listen", &free.to_string()]);
-        eventually(DEADLINE, &format!("start {start} becomes ready"), || async {
-            let answer = reqwest::get(format!("http://{free}/readyz"))
-                .await
-                .map_err(|e| e.to_string())?;
-            if answer.status().is_success() {
-                Ok(())
-            } else {
-                Err(answer.status().to_string())
-            }
-        })
-        .await
-        .unwrap();
+        ready(free, &format!("start {start}")).await;
         operator.stop().await;
     }
 }

@@ -9,7 +9,7 @@ use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::eventually;
 use serde_json::json;
 
-use super::support::{DEADLINE, NAMESPACE, Operator, cluster, condition, create};
+use super::support::{DEADLINE, NAMESPACE, Operator, cluster, condition, create, reported};
 
 /// What a user loses without it: the data of a deleted server, or another's data shown to a new one.
 #[tokio::test(flavor = "multi_thread")]
@@ -22,13 +22,8 @@ async fn data_outlives_its_server_and_is_not_taken_by_the_next() {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    // The status follows the last object: before that, the operator may still be making some of the deleted server's.
-    eventually(DEADLINE, "all objects are made", || async {
-        let server = servers.get("data").await.map_err(|e| e.to_string())?;
-        condition(&server, "Ready").ok_or_else(|| "no status yet".to_owned())
-    })
-    .await
-    .unwrap();
+    // Before that, the operator may still be making some of the deleted server's objects.
+    reported(&client, NAMESPACE, "data").await;
     let claim = claims.get("data-postgres").await.expect("the claim is made");
     assert_eq!(claim.labels().get("mcpscale.dev/owner-uid"), first.uid().as_ref());
     assert!(

@@ -8,6 +8,11 @@
 
 mod convergence;
 mod data;
+mod examples;
+mod leadership;
+mod refused;
+mod rights;
 mod schema;
 mod support;
 mod trouble;
+mod views;

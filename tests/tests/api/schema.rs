@@ -1,5 +1,7 @@
 //! What the API server accepts and refuses, and the message that a person then sees.
 
+use std::collections::BTreeSet;
+
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
@@ -31,6 +33,43 @@ fn refused(name: &'static str, spec: Value, refusal: &'static str) -> Case {
         refusal: Some(refusal),
     }
 }
+
+/// A case with what the API server said to it: nothing when it accepted.
+struct Answer {
+    case: Case,
+    message: Option<String>,
+}
+
+impl Answer {
+    fn new(case: Case, answer: Result<DynamicObject, kube::Error>) -> Self {
+        let message = answer.err().map(|error| error.to_string());
+        Self { case, message }
+    }
+
+    /// What is wrong with it, if anything is.
+    fn complaint(&self) -> Option<String> {
+        let Self { case, message } = self;
+        let right = match (case.refusal, message) {
+            (None, None) => true,
+            (Some(expected), Some(message)) => message.contains(expected),
+            _ => false,
+        };
+        (!right).then(|| format!("{}: expected {:?}, got {message:?}", case.name, case.refusal))
+    }
+}
+
+fn assert_right(answers: &[Answer]) {
+    let wrong: Vec<String> = answers.iter().filter_map(Answer::complaint).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What cannot be the name of a server: its children could not be named after it.
+const BAD_NAMES: [&str; 4] = [
+    "UPPER",
+    "1-starts-with-a-digit",
+    "a-name-of-more-than-forty-characters-is-too-long",
+    "dotted.name",
+];
 
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn cases() -> Vec<Case> {
@@ -114,6 +153,11 @@ fn cases() -> Vec<Case> {
             "latency.p95 may not exceed latency.p99",
         ),
         refused(
+            "p50 above p99 without a p95",
+            latency(json!({"p50": "2s", "p99": "100ms"})),
+            "latency.p50 may not exceed latency.p99",
+        ),
+        refused(
             "a latency without a unit",
             latency(json!({"p95": "100"})),
             "spec.performanceTargets.latency.p95",
@@ -178,6 +222,28 @@ fn cases() -> Vec<Case> {
             "takes value or valueFrom, not both",
         ),
         refused(
+            "a variable from nowhere",
+            json!({"server": {"env": [{"name": "A", "valueFrom": {}}]}}),
+            "valueFrom takes exactly one of secretKeyRef and configMapKeyRef",
+        ),
+        refused(
+            "a variable from two places",
+            json!({"server": {"env": [{"name": "A", "valueFrom": {
+                "secretKeyRef": {"name": "s", "key": "k"}, "configMapKeyRef": {"name": "c", "key": "k"},
+            }}]}}),
+            "valueFrom takes exactly one of secretKeyRef and configMapKeyRef",
+        ),
+        refused(
+            "variables from nowhere",
+            json!({"server": {"envFrom": [{"prefix": "A_"}]}}),
+            "each item of envFrom takes exactly one of secretRef and configMapRef",
+        ),
+        refused(
+            "variables from two places",
+            json!({"server": {"envFrom": [{"secretRef": {"name": "s"}, "configMapRef": {"name": "c"}}]}}),
+            "each item of envFrom takes exactly one of secretRef and configMapRef",
+        ),
+        refused(
             "the same variable twice",
             json!({"server": {"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]}}),
             "Duplicate value",
@@ -211,9 +277,19 @@ fn cases() -> Vec<Case> {
             "stateless clients hold no session",
         ),
         refused(
+            "one era of clients without a load balancer",
+            json!({"server": {"protocolMode": "Stateless"}, "loadBalancer": {"mode": "None"}}),
+            "server.protocolMode other than Auto needs loadBalancer.mode Nginx",
+        ),
+        refused(
             "a label that the operator selects by",
             json!({"extraLabels": {"app.kubernetes.io/name": "x"}}),
             "extraLabels may not use the prefixes app.kubernetes.io/ and mcpscale.dev/",
+        ),
+        refused(
+            "an annotation of the operator",
+            json!({"extraAnnotations": {"mcpscale.dev/anything": "x"}}),
+            "extraAnnotations may not use the prefix mcpscale.dev/",
         ),
         refused(
             "an unknown deletion policy",
@@ -228,83 +304,279 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Values that the operator hands on to the objects of a server. Their own admission would refuse them, too, but then
+/// the `McpServer` would have been accepted, and stand still.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn cases_of_children() -> Vec<Case> {
+    let toleration = |toleration: Value| json!({"pod": {"tolerations": [toleration]}});
+    let resources = |resources: Value| json!({"server": {"resources": resources}});
+    let variable = |source: Value| json!({"server": {"env": [{"name": "A", "valueFrom": source}]}});
+    vec![
+        accepted(
+            "labels and annotations",
+            json!({
+                "extraLabels": {"team": "agents", "example.com/cost-centre": ""},
+                "extraAnnotations": {"Example.com/owner": "a person, with any text"},
+            }),
+        ),
+        refused(
+            "a label key with a space",
+            json!({"extraLabels": {"a b": "x"}}),
+            "each key of extraLabels must be at most 63 letters",
+        ),
+        refused(
+            "a label key with a prefix that is no DNS name",
+            json!({"extraLabels": {"Example_com/team": "x"}}),
+            "each key of extraLabels must be at most 63 letters",
+        ),
+        refused(
+            "a label value with a space",
+            json!({"extraLabels": {"team": "a b"}}),
+            "spec.extraLabels.team in body should match",
+        ),
+        refused(
+            "a label value of 64 characters",
+            json!({"extraLabels": {"team": "a".repeat(64)}}),
+            "spec.extraLabels.team: Too long",
+        ),
+        refused(
+            "an annotation key with a space",
+            json!({"extraAnnotations": {"a b": "x"}}),
+            "each key of extraAnnotations must be at most 63 letters",
+        ),
+        refused(
+            "an annotation key of the Service with a space",
+            json!({"loadBalancer": {"service": {"annotations": {"a b": "x"}}}}),
+            "each key of loadBalancer.service.annotations must be at most 63 letters",
+        ),
+        refused(
+            "a node label with a space in its key",
+            json!({"pod": {"nodeSelector": {"a b": "x"}}}),
+            "each key of pod.nodeSelector must be at most 63 letters",
+        ),
+        refused(
+            "a node label with a space in its value",
+            json!({"pod": {"nodeSelector": {"disk": "a b"}}}),
+            "spec.pod.nodeSelector.disk in body should match",
+        ),
+        accepted("a toleration of everything", toleration(json!({"operator": "Exists"}))),
+        accepted(
+            "a toleration with all fields",
+            toleration(json!({
+                "key": "example.com/gone", "operator": "Equal", "value": "yes", "effect": "NoExecute",
+                "tolerationSeconds": 30,
+            })),
+        ),
+        refused(
+            "a toleration with an unknown operator",
+            toleration(json!({"key": "disk", "operator": "In"})),
+            "spec.pod.tolerations[0].operator: Unsupported value: \"In\"",
+        ),
+        refused(
+            "a toleration with an unknown effect",
+            toleration(json!({"key": "disk", "operator": "Exists", "effect": "Never"})),
+            "spec.pod.tolerations[0].effect: Unsupported value: \"Never\"",
+        ),
+        refused(
+            "a toleration of nothing",
+            toleration(json!({"value": "ssd"})),
+            "a toleration without a key needs operator Exists",
+        ),
+        refused(
+            "a toleration with a space in its key",
+            toleration(json!({"key": "a b", "operator": "Exists"})),
+            "the key of a toleration must be at most 63 letters",
+        ),
+        refused(
+            "a toleration with a space in its value",
+            toleration(json!({"key": "disk", "value": "a b"})),
+            "spec.pod.tolerations[0].value in body should match",
+        ),
+        refused(
+            "a toleration with a value that does not count",
+            toleration(json!({"key": "disk", "operator": "Exists", "value": "ssd"})),
+            "a toleration with operator Exists takes no value",
+        ),
+        refused(
+            "a toleration that ends and has no effect that can",
+            toleration(json!({"key": "disk", "operator": "Exists", "tolerationSeconds": 30})),
+            "tolerationSeconds needs effect NoExecute",
+        ),
+        refused(
+            "a priority class with upper case letters",
+            json!({"pod": {"priorityClassName": "High"}}),
+            "spec.pod.priorityClassName in body should match",
+        ),
+        refused(
+            "a pull Secret with an underscore",
+            json!({"pod": {"imagePullSecrets": [{"name": "pull_secret"}]}}),
+            "spec.pod.imagePullSecrets[0].name in body should match",
+        ),
+        refused(
+            "a storage class with a slash",
+            json!({"postgres": {"storage": {"storageClassName": "fast/ssd"}}}),
+            "spec.postgres.storage.storageClassName in body should match",
+        ),
+        refused(
+            "a volume of no size",
+            json!({"postgres": {"storage": {"size": 0}}}),
+            "postgres.storage.size must be above zero",
+        ),
+        accepted(
+            "a variable from a file of a ConfigMap",
+            variable(json!({"configMapKeyRef": {"name": "settings.example", "key": ".env"}})),
+        ),
+        refused(
+            "a variable from a Secret with upper case letters",
+            variable(json!({"secretKeyRef": {"name": "Secret", "key": "k"}})),
+            "spec.server.env[0].valueFrom.secretKeyRef.name in body should match",
+        ),
+        refused(
+            "a variable from a key that is no file name",
+            variable(json!({"configMapKeyRef": {"name": "c", "key": ".."}})),
+            "spec.server.env[0].valueFrom.configMapKeyRef.key in body should match",
+        ),
+        refused(
+            "variables from a ConfigMap with a slash",
+            json!({"server": {"envFrom": [{"configMapRef": {"name": "a/b"}}]}}),
+            "spec.server.envFrom[0].configMapRef.name in body should match",
+        ),
+        refused(
+            "variables with a prefix that none can have",
+            json!({"server": {"envFrom": [{"prefix": "A=", "secretRef": {"name": "s"}}]}}),
+            "spec.server.envFrom[0].prefix in body should match",
+        ),
+        accepted(
+            "requests up to the limits",
+            resources(json!({
+                "requests": {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1Gi", "hugepages-2Mi": "64Mi"},
+                "limits": {"cpu": 1, "memory": "1024Mi", "hugepages-2Mi": "64Mi", "nvidia.com/gpu": 1},
+            })),
+        ),
+        refused(
+            "a resource that is misspelt",
+            resources(json!({"limits": {"cpus": 1}})),
+            "server.resources takes cpu, memory, ephemeral-storage, hugepages-SIZE",
+        ),
+        refused(
+            "a request above the limit",
+            resources(json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "1000M"}})),
+            "server.resources.requests may not exceed server.resources.limits",
+        ),
+        refused(
+            "a request above the limit, both as people write them",
+            resources(json!({"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}})),
+            "server.resources.requests may not exceed server.resources.limits",
+        ),
+        refused(
+            "huge pages without a limit",
+            resources(json!({"requests": {"memory": "64Mi", "hugepages-2Mi": "64Mi"}})),
+            "server.resources.requests of hugepages or a device needs an equal one in server.resources.limits",
+        ),
+    ]
+}
+
 /// What an administrator loses without it: a mistake would be found at run time, or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_are_refused_on_apply_with_a_message_that_helps() {
     let cluster = cluster(&[]).await;
-    let servers = dynamic(&cluster.client());
-    let mut wrong = Vec::new();
-    for case in cases() {
+    assert_right(&creations(&dynamic(&cluster.client())).await);
+}
+
+/// Gives every new server to the API server, which keeps none.
+async fn creations(servers: &Api<DynamicObject>) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for case in cases().into_iter().chain(cases_of_children()) {
         let answer = servers.create(&dry_run(), &object("case", &case.spec)).await;
-        let message = answer.err().map(|error| error.to_string());
-        let right = match (case.refusal, &message) {
-            (None, None) => true,
-            (Some(expected), Some(message)) => message.contains(expected),
-            _ => false,
-        };
-        if !right {
-            wrong.push(format!("{}: expected {:?}, got {message:?}", case.name, case.refusal));
-        }
+        answers.push(Answer::new(case, answer));
     }
-    for name in [
-        "UPPER",
-        "1-starts-with-a-digit",
-        "a-name-of-more-than-forty-characters-is-too-long",
-        "dotted.name",
-    ] {
-        if servers.create(&dry_run(), &object(name, &json!({}))).await.is_ok() {
-            wrong.push(format!("the name {name} was accepted"));
-        }
+    for name in BAD_NAMES {
+        let answer = servers.create(&dry_run(), &object(name, &json!({}))).await;
+        let case = refused(name, json!({}), "metadata.name must be at most 40 characters");
+        answers.push(Answer::new(case, answer));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    answers
 }
 
 /// What an administrator loses without it: an edit would orphan a database or ask for a volume that cannot be.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_would_cost_data_are_refused() {
     let cluster = cluster(&[]).await;
-    let servers = dynamic(&cluster.client());
+    assert_right(&edits(&dynamic(&cluster.client())).await);
+}
+
+/// Gives every edit of a server to the API server, which keeps none.
+async fn edits(servers: &Api<DynamicObject>) -> Vec<Answer> {
     let base = json!({"postgres": {"storage": {"size": "2Gi", "storageClassName": "fast"}}});
     servers
         .create(&PostParams::default(), &object("changes", &base))
         .await
         .expect("the base is accepted");
     let cases = [
-        (
+        refused(
             "the database is taken away",
             json!({"postgres": {"mode": "Disabled"}}),
-            Some("postgres.mode cannot change"),
+            "postgres.mode cannot change",
         ),
-        (
+        refused(
             "the volume shrinks",
             json!({"postgres": {"storage": {"size": "1Gi"}}}),
-            Some("postgres.storage.size can only grow"),
+            "postgres.storage.size can only grow",
         ),
-        (
-            "the volume grows",
-            json!({"postgres": {"storage": {"size": "3Gi"}}}),
-            None,
-        ),
-        (
+        accepted("the volume grows", json!({"postgres": {"storage": {"size": "3Gi"}}})),
+        refused(
             "the class changes",
             json!({"postgres": {"storage": {"storageClassName": "slow"}}}),
-            Some("storageClassName cannot change"),
+            "storageClassName cannot change",
         ),
-        ("more connections", json!({"postgres": {"maxConnections": 300}}), None),
+        accepted("more connections", json!({"postgres": {"maxConnections": 300}})),
     ];
-    for (name, change, refusal) in cases {
-        let parameters = PatchParams {
-            dry_run: true,
-            ..PatchParams::default()
-        };
-        let answer = servers
-            .patch("changes", &parameters, &Patch::Merge(json!({"spec": change})))
-            .await;
-        match (refusal, answer) {
-            (None, Ok(_)) => {}
-            (Some(expected), Err(error)) if error.to_string().contains(expected) => {}
-            (expected, answer) => panic!("{name}: expected {expected:?}, got {answer:?}"),
+    let parameters = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let mut answers = Vec::new();
+    for case in cases {
+        let change = Patch::Merge(json!({"spec": case.spec}));
+        let answer = servers.patch("changes", &parameters, &change).await;
+        answers.push(Answer::new(case, answer));
+    }
+    answers
+}
+
+/// What an administrator loses without it: a rule that never refuses anything, and nobody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_seen_to_refuse() {
+    let cluster = cluster(&[]).await;
+    let servers = dynamic(&cluster.client());
+    let mut answers = creations(&servers).await;
+    answers.extend(edits(&servers).await);
+    let definition = mcpscale_crds::custom_resource_definition().unwrap();
+    let mut rules = BTreeSet::new();
+    rule_messages(&definition, &mut rules);
+    assert!(!rules.is_empty());
+    rules.retain(|rule| {
+        let mut messages = answers.iter().filter_map(|answer| answer.message.as_ref());
+        !messages.any(|message| message.contains(rule))
+    });
+    assert!(rules.is_empty(), "no case of the tables is refused by {rules:#?}");
+}
+
+/// Collects what the rules of a schema say when they refuse.
+fn rule_messages<'a>(schema: &'a Value, found: &mut BTreeSet<&'a str>) {
+    match schema {
+        Value::Object(fields) => {
+            let rules = fields.get("x-kubernetes-validations").and_then(Value::as_array);
+            // The API server shows the rule itself when it has no message.
+            let messages = rules
+                .into_iter()
+                .flatten()
+                .map(|rule| rule.get("message").unwrap_or(&rule["rule"]));
+            found.extend(messages.filter_map(Value::as_str));
+            fields.values().for_each(|value| rule_messages(value, found));
         }
+        Value::Array(items) => items.iter().for_each(|item| rule_messages(item, found)),
+        _ => {}
     }
 }
 

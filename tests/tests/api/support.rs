@@ -1,9 +1,14 @@
 //! What the API tests share: a cluster with the CRD, and an operator that runs in this process.
 
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use clap::Parser;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -14,7 +19,7 @@ use mcpscale::{
     commands::operate,
 };
 use mcpscale_crds::v1alpha1::McpServer;
-use mcpscale_tests::ApiCluster;
+use mcpscale_tests::{ApiCluster, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -54,9 +59,11 @@ pub struct Operator {
 impl Operator {
     /// Starts one as `mcpscale run` would.
     pub fn start(client: Client, arguments: &[&str]) -> Self {
-        let mut words = vec!["mcpscale", "run", "--lease-namespace", NAMESPACE, "--pod-name", "test"];
-        if !arguments.contains(&"--listen") {
-            words.extend(["--listen", "127.0.0.1:0"]);
+        let mut words = vec!["mcpscale", "run", "--lease-namespace", NAMESPACE];
+        for (name, value) in [("--pod-name", "test"), ("--listen", "127.0.0.1:0")] {
+            if !arguments.contains(&name) {
+                words.extend([name, value]);
+            }
         }
         words.extend(arguments);
         let cli = Cli::try_parse_from(words).expect("the arguments parse");
@@ -104,11 +111,86 @@ pub fn server(name: &str, spec: &Value) -> McpServer {
 
 /// Creates a server.
 pub async fn create(client: &Client, name: &str, spec: &Value) -> McpServer {
-    let servers: Api<McpServer> = Api::namespaced(client.clone(), NAMESPACE);
+    create_in(client, NAMESPACE, name, spec).await
+}
+
+/// Creates a server in a namespace.
+pub async fn create_in(client: &Client, namespace: &str, name: &str, spec: &Value) -> McpServer {
+    let servers: Api<McpServer> = Api::namespaced(client.clone(), namespace);
     servers
         .create(&PostParams::default(), &server(name, spec))
         .await
         .expect("the server is accepted")
+}
+
+/// Makes a namespace if there is none of this name.
+pub async fn make_namespace(client: &Client, name: &str) {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    namespaces
+        .patch(name, &PatchParams::apply("tests"), &Patch::Apply(&namespace))
+        .await
+        .expect("the namespace is made");
+}
+
+/// Waits until the operator has told of a server, which it does after it has made the last of its objects.
+pub async fn reported(client: &Client, namespace: &str, name: &str) -> McpServer {
+    let servers: Api<McpServer> = Api::namespaced(client.clone(), namespace);
+    eventually(DEADLINE, &format!("{namespace}/{name} has a status"), || async {
+        let server = servers.get(name).await.map_err(|e| e.to_string())?;
+        if condition(&server, "Ready").is_some() {
+            Ok(server)
+        } else {
+            Err("no status yet".to_owned())
+        }
+    })
+    .await
+    .expect("the operator tells in time")
+}
+
+/// An address of loopback that is free now.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+/// Waits until the operator that listens at `address` is ready.
+pub async fn ready(address: SocketAddr, what: &str) {
+    eventually(DEADLINE, &format!("{what} is ready"), || async {
+        let answer = reqwest::get(format!("http://{address}/readyz"))
+            .await
+            .map_err(|e| e.to_string())?;
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(answer.status().to_string())
+        }
+    })
+    .await
+    .expect("ready in time");
+}
+
+/// All metrics of the operator that listens at `address`.
+pub async fn scrape(address: SocketAddr) -> Result<String, reqwest::Error> {
+    reqwest::get(format!("http://{address}/metrics")).await?.text().await
+}
+
+/// Whether the operator that listens at `address` leads.
+pub async fn leads(address: SocketAddr) -> Result<bool, String> {
+    metric(address, "mcpscale_leader").await.map(|leads| leads == 1)
+}
+
+/// How many reconciles of the operator that listens at `address` have ended.
+pub async fn reconciles(address: SocketAddr) -> Result<u64, String> {
+    metric(address, "mcpscale_reconcile_duration_seconds_count").await
+}
+
+async fn metric(address: SocketAddr, name: &str) -> Result<u64, String> {
+    let metrics = scrape(address).await.map_err(|e| e.to_string())?;
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .ok_or_else(|| format!("there is no {name}"))
 }
 
 /// Status and reason of a condition.

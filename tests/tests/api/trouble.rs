@@ -10,7 +10,10 @@ use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::eventually;
 use serde_json::json;
 
-use super::support::{DEADLINE, NAMESPACE, Operator, cluster, condition, create, server};
+use super::support::{
+    DEADLINE, NAMESPACE, Operator, cluster, create, create_in, free_address, make_namespace, reconciles, reported,
+    scrape,
+};
 
 /// What an administrator loses without it: an operator that complains and tries again for as long as a namespace takes
 /// to go, which a finalizer can make days.
@@ -19,17 +22,14 @@ async fn a_server_in_a_namespace_that_ends_is_no_failure() {
     // Nothing in this cluster finishes the deletion of a namespace, so it lasts.
     let cluster = cluster(&[]).await;
     let client = cluster.client();
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = free_address();
     let _operator = Operator::start(client.clone(), &["--listen", &free.to_string()]);
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = serde_json::from_value(json!({"metadata": {"name": "ending"}})).unwrap();
-    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    make_namespace(&client, "ending").await;
     let since = jiff::Timestamp::now();
-    make_server(&client).await;
+    create_in(&client, "ending", "last", &json!({})).await;
+    reported(&client, "ending", "last").await;
 
+    let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.delete("ending", &DeleteParams::default()).await.unwrap();
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "ending");
     deployments
@@ -53,7 +53,7 @@ async fn a_server_in_a_namespace_that_ends_is_no_failure() {
     .unwrap();
     // The operator reads its metrics after the refused write's reconcile has ended: a later one is seen to have ended.
     let servers: Api<McpServer> = Api::namespaced(client.clone(), "ending");
-    let before = reconciles(free).await;
+    let before = reconciles(free).await.unwrap();
     servers
         .patch(
             "last",
@@ -63,12 +63,12 @@ async fn a_server_in_a_namespace_that_ends_is_no_failure() {
         .await
         .unwrap();
     eventually(DEADLINE, "another reconcile has ended", || async {
-        let now = reconciles(free).await;
+        let now = reconciles(free).await?;
         if now > before { Ok(()) } else { Err(format!("{now}")) }
     })
     .await
     .unwrap();
-    let metrics = scrape(free).await;
+    let metrics = scrape(free).await.unwrap();
     let errors: Vec<&str> = metrics
         .lines()
         .filter(|line| line.starts_with("mcpscale_reconcile_errors_total{"))
@@ -130,33 +130,4 @@ async fn accept_anything(client: &Client) {
         .replace("mcpservers.mcpscale.dev", &PostParams::default(), &definition)
         .await
         .expect("the wider schema is accepted");
-}
-
-async fn make_server(client: &Client) {
-    let servers: Api<McpServer> = Api::namespaced(client.clone(), "ending");
-    servers
-        .create(&PostParams::default(), &server("last", &json!({})))
-        .await
-        .expect("the server is accepted");
-    eventually(DEADLINE, "all objects are made", || async {
-        let server = servers.get("last").await.map_err(|e| e.to_string())?;
-        condition(&server, "Ready").ok_or_else(|| "no status yet".to_owned())
-    })
-    .await
-    .expect("made in time");
-}
-
-async fn scrape(address: std::net::SocketAddr) -> String {
-    let answer = reqwest::get(format!("http://{address}/metrics"))
-        .await
-        .expect("the operator answers");
-    answer.text().await.expect("text")
-}
-
-async fn reconciles(address: std::net::SocketAddr) -> f64 {
-    let metrics = scrape(address).await;
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("mcpscale_reconcile_duration_seconds_count "));
-    line.expect("the metric is there").parse().expect("a number")
 }

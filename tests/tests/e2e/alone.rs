@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::LogParams};
+use jiff::{SignedDuration, Timestamp};
 use mcp_load::Phase;
 use mcpscale_tests::{TestResult, run_in_cluster};
 
 use super::{
     load::{Load, started, until_set},
-    support::{pods, read},
+    support::{DOWN_WINDOW_SECONDS, no_connection_was_refused, read},
 };
 
 /// The main job. What a user loses without it: everything the project is for.
@@ -20,6 +19,7 @@ fn load_times_five_scales_up_and_down_without_a_failed_request() -> TestResult {
         let client = cluster.client();
         // The last phase ends with the test.
         let phases = [(30.0, 20), (150.0, 70), (20.0, 300)];
+        let load_falls = Timestamp::now() + SignedDuration::from_secs(90);
         let load = Load::start(
             &url,
             phases
@@ -53,39 +53,19 @@ fn load_times_five_scales_up_and_down_without_a_failed_request() -> TestResult {
         assert_eq!(held.counts.shed, 0, "shed although there were pods enough");
         let p95 = held.quantile(0.95).ok_or("no latency")?;
         assert!(p95 < Duration::from_millis(150), "p95 of {p95:?} while holding");
-        let before = report.window(0, 19);
-        assert_eq!(before.counts.shed, 0, "shed under light load");
+        let light = [report.window(0, 19), report.window(90, usize::MAX)];
+        let shed = light.map(|window| window.counts.shed);
+        assert_eq!(shed, [0, 0], "shed under light load, before and after the step");
         assert!(scaling.decisions.iter().any(|d| d.to > d.from) && scaling.decisions.iter().any(|d| d.to < d.from));
+        let too_early = load_falls + SignedDuration::from_secs(DOWN_WINDOW_SECONDS);
+        assert!(
+            scaling.decisions.iter().all(|d| d.to > 1 || d.time.0 > too_early),
+            "pods were taken away before the load had been low for as long as the window"
+        );
         assert!(
             scaling.decisions.iter().all(|d| d.message.len() > 20),
             "a decision without its sentence"
         );
-        no_connection_was_refused(&client, &namespace).await
+        no_connection_was_refused(&client, &namespace, "loop").await
     })
-}
-
-/// What a user loses without it: the pools of all pods together ask more of Postgres than it has.
-async fn no_connection_was_refused(client: &Client, namespace: &str) -> TestResult {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    for pod in pods(client, namespace, "loop", "postgres").await? {
-        let name = pod.metadata.name.unwrap_or_default();
-        let log = api
-            .logs(
-                &name,
-                &LogParams {
-                    container: Some("postgres".into()),
-                    ..LogParams::default()
-                },
-            )
-            .await?;
-        assert!(
-            log.contains("ready to accept connections"),
-            "this is not the log of Postgres: {log}"
-        );
-        assert!(
-            !log.contains("too many clients") && !log.contains("remaining connection slots"),
-            "{log}"
-        );
-    }
-    Ok(())
 }

@@ -55,8 +55,8 @@ fn a_call_that_dies_with_its_pod_is_not_run_again_by_another() -> TestResult {
     })
 }
 
-/// What a user loses without it: a client that listens is cut off in the middle of a roll-out, and cannot tell that from
-/// a broken network.
+/// What a user loses without it: a client that listens is cut off in the middle of a roll-out, and cannot tell that
+/// from a broken network.
 #[test]
 fn a_stream_ends_in_good_order_when_its_pod_is_replaced() -> TestResult {
     run_in_cluster(async |cluster| {

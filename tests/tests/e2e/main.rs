@@ -1,7 +1,7 @@
 //! The whole loop on a cluster with real pods: installed with Helm, used by real clients, under real load.
 //!
-//! `make test-e2e` runs most at the same time, then those in `disruption`, then those in `alone` beside nothing but `calm`. Tests
-//! begin in the order of their names: the longest, in `blind`, is the first. What is in `bench` is run by
+//! `make test-e2e` runs most at the same time, then those in `disruption`, then those in `alone` beside nothing but
+//! `calm`. Tests begin in the order of their names: the longest, in `blind`, is the first. What is in `bench` is run by
 //! `make bench-replicas`.
 
 mod alone;
@@ -13,5 +13,7 @@ mod disruption;
 mod killed;
 mod lifecycle;
 mod load;
+mod rolled;
 mod serving;
 mod support;
+mod writers;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    api::{ListParams, LogParams, Patch, PatchParams},
 };
 use mcpscale_crds::v1alpha1::McpServer;
 use mcpscale_tests::{Cluster, HarnessError, eventually, installation};
@@ -128,6 +128,32 @@ pub async fn pods(client: &Client, namespace: &str, name: &str, component: &str)
     Ok(pods.list(&ListParams::default().labels(&labels)).await?.items)
 }
 
+/// Fails when the pools of all pods together have asked more of Postgres than it has.
+pub async fn no_connection_was_refused(client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    for pod in pods(client, namespace, name, "postgres").await? {
+        let name = pod.metadata.name.unwrap_or_default();
+        let log = api
+            .logs(
+                &name,
+                &LogParams {
+                    container: Some("postgres".into()),
+                    ..LogParams::default()
+                },
+            )
+            .await?;
+        assert!(
+            log.contains("ready to accept connections"),
+            "this is not the log of Postgres: {log}"
+        );
+        assert!(
+            !log.contains("too many clients") && !log.contains("remaining connection slots"),
+            "{log}"
+        );
+    }
+    Ok(())
+}
+
 /// One call of a tool by a client of 2026-07-28; answers the tool's result object.
 pub async fn call(url: &str, tool: &str, arguments: Value) -> Result<Value> {
     call_with(&http()?, url, tool, arguments).await
@@ -179,8 +205,8 @@ pub async fn call_with(http: &reqwest::Client, url: &str, tool: &str, arguments:
     }
 }
 
-/// Waits until a first call is served, and answers with its result: a pod that is ready takes a moment to be known to the
-/// proxy of the node.
+/// Waits until a first call is served, and answers with its result: a pod that is ready takes a moment to be known to
+/// the proxy of the node.
 pub async fn first_call(url: &str) -> Result<Value> {
     let answer = eventually(Duration::from_secs(5), "a first call is served", async || {
         call(url, "create_session", json!({"purpose": "the first call"})).await
@@ -192,6 +218,9 @@ pub async fn first_call(url: &str) -> Result<Value> {
     }
 }
 
+/// How long load must have been low before a server of [`scaled`] loses pods.
+pub const DOWN_WINDOW_SECONDS: i64 = 30;
+
 /// The settings of a server that small load can scale: four requests at a time, a short down window.
 pub fn scaled(minimum: i32, maximum: i32) -> Value {
     json!({
@@ -200,7 +229,7 @@ pub fn scaled(minimum: i32, maximum: i32) -> Value {
             "minReplicas": minimum,
             "maxReplicas": maximum,
             "behavior": {"scaleDown": {
-                "stabilizationWindowSeconds": 30,
+                "stabilizationWindowSeconds": DOWN_WINDOW_SECONDS,
                 "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
             }},
         },

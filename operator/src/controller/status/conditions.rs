@@ -12,8 +12,9 @@ use mcpscale_crds::v1alpha1::{DataTierMode, LoadBalancerMode, McpServerStatus};
 
 use super::{Facts, whole_second};
 use crate::controller::{
-    plan::rolled_out,
-    validate::{ValidateError, ValidatedServer},
+    apply::ApplyError,
+    plan::rolling,
+    validate::{Replicas, ValidateError, ValidatedServer},
 };
 
 /// A verdict before it becomes a condition.
@@ -116,17 +117,27 @@ fn accepted(facts: &Facts<'_>) -> Verdict {
             "Paused",
             "the resource is valid; spec.paused is set, so nothing is changed",
         ),
-        Ok(_) => Verdict::new(true, "Valid", "the resource is valid"),
         Err(error) => Verdict::new(false, error.reason(), error.to_string()),
+        Ok(_) => match refused(facts) {
+            Some(error) => Verdict::new(false, error.reason(), error.to_string()),
+            None => Verdict::new(true, "Valid", "the resource is valid"),
+        },
     }
 }
 
 /// Only a change by a person helps.
 fn stalled(facts: &Facts<'_>) -> Verdict {
-    match facts.outcome {
-        Ok(_) => Verdict::new(false, "Progressing", "nothing needs a change by hand"),
-        Err(error) => Verdict::new(true, error.reason(), error.to_string()),
+    match (facts.outcome, refused(facts)) {
+        (Err(error), _) => Verdict::new(true, error.reason(), error.to_string()),
+        (Ok(_), Some(error)) => Verdict::new(true, error.reason(), error.to_string()),
+        (Ok(_), None) => Verdict::new(false, "Progressing", "nothing needs a change by hand"),
     }
+}
+
+/// The error when the API server will not have what the resource asks for.
+fn refused<'a>(facts: &Facts<'a>) -> Option<&'a ApplyError> {
+    let error = facts.applied?.err()?;
+    error.is_refusal().then_some(error)
 }
 
 /// Ready means serving. Missed targets and missing metrics are conditions of their own.
@@ -139,6 +150,9 @@ fn ready(facts: &Facts<'_>) -> Verdict {
         return Verdict::new(true, "Serving", "clients are served");
     }
     if let Err(error) = facts.outcome {
+        return Verdict::new(false, error.reason(), error.to_string());
+    }
+    if let Some(error) = refused(facts) {
         return Verdict::new(false, error.reason(), error.to_string());
     }
     if let Ok((validated, _)) = facts.outcome
@@ -229,21 +243,21 @@ fn stateful_set_ready(set: Option<&StatefulSet>) -> i32 {
         .unwrap_or(0)
 }
 
-/// On the way to what the spec says. Scaling is not: a server that scales under load is not in change for those who wait
-/// for a rollout.
+/// On the way to what the spec says. Scaling is not: a server that scales under load is not in change for those who
+/// wait for a rollout.
 fn reconciling(facts: &Facts<'_>, ready: bool) -> Verdict {
-    if facts.outcome.is_err() || facts.resource.spec.paused {
-        return Verdict::new(false, "NotReconciling", "nothing is being changed");
-    }
-    let deployments = [&facts.observed.server, &facts.observed.nginx, &facts.observed.redis];
-    let rolling = deployments
-        .into_iter()
-        .flatten()
-        .any(|deployment| !rolled_out(deployment));
-    if rolling {
-        Verdict::new(true, "RollingOut", "pods of a new generation are taking over")
-    } else if !ready {
+    let applied = match facts.applied {
+        None => return Verdict::new(false, "NotReconciling", "nothing is being changed"),
+        Some(Err(error)) if error.is_refusal() => {
+            return Verdict::new(false, "NotReconciling", "what is declared cannot be applied");
+        }
+        Some(Err(error)) => return Verdict::new(true, error.reason(), format!("{error}; it is tried again")),
+        Some(Ok(applied)) => applied,
+    };
+    if !ready {
         Verdict::new(true, "Starting", "the server is not serving yet")
+    } else if applied.changed_workloads || rolling(facts.observed) {
+        Verdict::new(true, "RollingOut", "pods of a new generation are taking over")
     } else {
         Verdict::new(false, "Reconciled", "everything is as declared")
     }
@@ -295,6 +309,11 @@ fn targets_met(facts: &Facts<'_>) -> Option<Verdict> {
 
 fn scaling_limited(facts: &Facts<'_>) -> Option<Verdict> {
     facts.resource.spec.autoscaling.as_ref()?;
+    if let Ok((validated, _)) = facts.outcome
+        && matches!(validated.replicas, Replicas::Fixed(_))
+    {
+        return None;
+    }
     let Some(outlook) = facts.outlook else {
         return Some(Verdict::unknown(
             "NotMeasuredYet",

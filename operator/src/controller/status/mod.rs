@@ -14,6 +14,7 @@ use mcpscale_crds::v1alpha1::{
 };
 
 use super::{
+    apply::{Applied, ApplyError},
     dereference::Observed,
     plan::Plan,
     scaling::Outlook,
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     /// What was made of it.
     pub outcome: Result<(&'a ValidatedServer, &'a Plan), &'a ValidateError>,
+    /// What came of applying it; `None` when nothing was tried: the resource is paused, or not valid.
+    pub applied: Option<Result<Applied, &'a ApplyError>>,
     /// What the scaler said, if it runs and knows the server.
     pub outlook: Option<&'a Outlook>,
     /// Whether a metrics source is configured at all.
@@ -113,7 +116,8 @@ fn significant(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Replicas knob and decisions. A decision is recorded when it asks for another number than the status says.
+/// Replicas knob and decisions. A decision is recorded when it was carried out, or would be if it were more than a
+/// recommendation, and asks for another number than the status says.
 fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
     let old = old.scaling.clone().unwrap_or_default();
     let Ok((validated, plan)) = facts.outcome else {
@@ -124,23 +128,17 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
         Replicas::Recommended(_) => false,
         Replicas::Scaled { .. } => true,
     };
-    let current = facts
-        .observed
-        .server
-        .as_ref()
-        .and_then(|d| d.spec.as_ref())
-        .and_then(|spec| spec.replicas);
-    let current = if scaled {
-        plan.replicas
-    } else {
-        current.unwrap_or(plan.replicas)
+    let is_applied = matches!(facts.applied, Some(Ok(_)));
+    let current = match running(facts) {
+        Some(running) if !(scaled && is_applied) => running,
+        _ => plan.replicas,
     };
+    let known = old.replicas.as_ref().map(|knob| knob.desired);
     let mut decisions = old.decisions;
-    let Some(outlook) = facts.outlook else {
-        let desired = old.replicas.as_ref().map_or(plan.replicas, |knob| knob.desired);
+    let Some(outlook) = facts.outlook.filter(|_| is_applied) else {
         let knob = KnobStatus {
             current,
-            desired: if scaled { plan.replicas } else { desired },
+            desired: known.filter(|_| !(scaled && is_applied)).unwrap_or(plan.replicas),
             limited_by: None,
         };
         return Some(ScalingStatus {
@@ -150,7 +148,6 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
     };
     let decision = &outlook.decision;
     let desired = i32::try_from(decision.to).unwrap_or(i32::MAX);
-    let known = old.replicas.as_ref().map(|knob| knob.desired);
     if known.is_some_and(|known| known != desired) || (known.is_none() && decision.changes()) {
         let record = DecisionRecord {
             time: Time(whole_second(facts.now)),
@@ -171,4 +168,9 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
         replicas: Some(knob),
         decisions,
     })
+}
+
+/// Number of pods that the Deployment asks for.
+fn running(facts: &Facts<'_>) -> Option<i32> {
+    facts.observed.server.as_ref()?.spec.as_ref()?.replicas
 }

@@ -6,11 +6,14 @@ use mcpscale_autoscaler::{Decision, Limit, Reason, TargetState};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::{
-    plan::plan,
-    scaling::MetricsState,
-    test_support::{installation, server},
-    validate::validate,
+use crate::{
+    controller::{
+        plan::plan,
+        scaling::MetricsState,
+        test_support::{installation, server},
+        validate::validate,
+    },
+    resources::ChildKind,
 };
 
 fn workload<T: serde::de::DeserializeOwned>(status: &Value) -> Arc<T> {
@@ -57,6 +60,16 @@ fn outlook(from: u32, to: u32) -> Outlook {
 }
 
 fn status_of(resource: &McpServer, observed: &Observed, outlook: Option<&Outlook>, second: i64) -> McpServerStatus {
+    status_after(&Ok(Applied::default()), resource, observed, outlook, second)
+}
+
+fn status_after(
+    applied: &Result<Applied, ApplyError>,
+    resource: &McpServer,
+    observed: &Observed,
+    outlook: Option<&Outlook>,
+    second: i64,
+) -> McpServerStatus {
     let installation = installation();
     let validated = validate(resource, observed, &installation);
     let planned = validated.as_ref().map(|v| {
@@ -67,6 +80,7 @@ fn status_of(resource: &McpServer, observed: &Observed, outlook: Option<&Outlook
         resource,
         observed,
         outcome: planned.as_ref().map(|(v, p)| (*v, p)).map_err(|e| *e),
+        applied: (planned.is_ok() && !resource.spec.paused).then(|| applied.as_ref().copied()),
         outlook,
         has_metrics_source: true,
         installation: &installation,
@@ -153,6 +167,127 @@ fn scaling_is_not_reconciling_and_a_rollout_is() {
     let status = status_of(&server("{}"), &observed(&rolling, &up(), &up(), &up()), None, 1);
     assert_eq!(said(&status, "Reconciling"), says("True", "RollingOut"));
     assert_eq!(said(&status, "Ready").0, "True");
+}
+
+/// What `flux wait` and people lose without it: a change that is called done before its pods have followed.
+#[test]
+fn a_change_is_not_done_before_its_pods_have_followed() {
+    let restarting =
+        json!({"observedGeneration": 1, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"});
+    let changed = Ok(Applied {
+        changed_workloads: true,
+    });
+    for (name, applied, postgres, expected) in [
+        (
+            "nothing changed",
+            &Ok(Applied::default()),
+            up(),
+            says("False", "Reconciled"),
+        ),
+        (
+            "a workload was written just now",
+            &changed,
+            up(),
+            says("True", "RollingOut"),
+        ),
+        (
+            "Postgres restarts",
+            &Ok(Applied::default()),
+            restarting,
+            says("True", "RollingOut"),
+        ),
+    ] {
+        let observed = observed(&up(), &up(), &up(), &postgres);
+        let status = status_after(applied, &server("{}"), &observed, None, 1);
+        assert_eq!(said(&status, "Reconciling"), expected, "{name}");
+        assert_eq!(said(&status, "Ready").0, "True", "{name}");
+    }
+}
+
+fn failed(code: u16, message: &str) -> ApplyError {
+    let answer = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": code, "message": message});
+    ApplyError::Apply {
+        kind: ChildKind::Deployment,
+        name: "context".into(),
+        source: kube::Error::Api(serde_json::from_value(answer).unwrap()),
+    }
+}
+
+/// What a person loses without it: the API server refuses what was declared, and the status calls it valid and done.
+#[test]
+fn what_cannot_be_applied_is_told() {
+    let everything = observed(&up(), &up(), &up(), &up());
+    for (name, error, accepted, stalled, reconciling) in [
+        (
+            "refused",
+            failed(422, "must be less than or equal to memory limit"),
+            says("False", "ApplyFailed"),
+            says("True", "ApplyFailed"),
+            says("False", "NotReconciling"),
+        ),
+        (
+            "no answer for now",
+            failed(503, "try again"),
+            says("True", "Valid"),
+            says("False", "Progressing"),
+            says("True", "ApplyFailed"),
+        ),
+    ] {
+        let status = status_after(&Err(error), &server("{}"), &everything, None, 1);
+        assert_eq!(said(&status, "Accepted"), accepted, "{name}");
+        assert_eq!(said(&status, "Stalled"), stalled, "{name}");
+        assert_eq!(said(&status, "Reconciling"), reconciling, "{name}");
+        assert_eq!(said(&status, "Ready").0, "True", "{name}: what ran before goes on");
+    }
+    let refused = Err(failed(422, "must be less than or equal to memory limit"));
+    let status = status_after(&refused, &server("{}"), &Observed::default(), None, 1);
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(
+        ready.message,
+        "could not apply Deployment context: must be less than or equal to memory limit"
+    );
+}
+
+/// What a person loses without it: a history of scaling that never took place.
+#[test]
+fn only_what_was_done_is_told_of_scaling() {
+    let everything = observed(&up(), &up(), &up(), &up());
+    let spec = |paused: bool| {
+        server(&format!(
+            "{{paused: {paused}, autoscaling: {{minReplicas: 1, maxReplicas: 9}}}}"
+        ))
+    };
+    let refused = Err(failed(422, "no"));
+    for (name, applied, paused, current, desired, decisions) in [
+        ("done", &Ok(Applied::default()), false, 6, 6, 1),
+        ("paused", &Ok(Applied::default()), true, 2, 2, 0),
+        ("refused", &refused, false, 2, 2, 0),
+    ] {
+        let mut resource = spec(paused);
+        let before = status_of(&spec(false), &everything, Some(&outlook(2, 2)), 1);
+        resource.status = Some(before);
+        let status = status_after(applied, &resource, &everything, Some(&outlook(2, 6)), 2);
+        let scaling = status.scaling.unwrap();
+        let replicas = scaling.replicas.unwrap();
+        assert_eq!((replicas.current, replicas.desired), (current, desired), "{name}");
+        assert_eq!(scaling.decisions.len(), decisions, "{name}");
+    }
+}
+
+/// What a person loses without it: a server that does not scale is said to be limited in it.
+#[test]
+fn a_server_that_does_not_scale_is_not_limited() {
+    let everything = observed(&up(), &up(), &up(), &up());
+    let mut outlook = outlook(2, 2);
+    outlook.decision.limited_by = Some(Limit::MinReplicas);
+    for (mode, is_told) in [("Auto", true), ("Recommend", true), ("Off", false)] {
+        let replicas = if mode == "Auto" { "" } else { "replicas: 2, " };
+        let spec = format!("{{{replicas}autoscaling: {{maxReplicas: 4, replicas: {{mode: {mode}}}}}}}");
+        let status = status_of(&server(&spec), &everything, Some(&outlook), 1);
+        let told = status.conditions.iter().any(|c| c.type_ == "ScalingLimited");
+        assert_eq!(told, is_told, "{mode}");
+        assert_eq!(status.scaling.is_some(), is_told, "{mode}");
+    }
 }
 
 /// What the API server loses without it: an idle operator that writes for ever.
