@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::request::Parts;
 use serde_json::Value;
 
-use crate::auth::{Auth, Refusal};
+use crate::auth::Auth;
 use crate::limits::RateLimits;
 
 /// What a request asks for.
@@ -19,8 +19,6 @@ pub struct Wanted<'a> {
     pub method: &'a str,
     /// Tool of a `tools/call`; empty for other methods.
     pub tool: &'a str,
-    /// Whether what it asks for could be read beyond doubt.
-    pub clear: bool,
     /// Its JSON-RPC id, null if it has none.
     pub id: Value,
 }
@@ -54,14 +52,13 @@ impl Guard {
             return Some(early.answer(&wanted.id));
         }
         let auth = self.auth.as_ref()?;
-        let allowed = if wanted.clear {
-            auth.allow(request, wanted.method, wanted.tool)
-        } else {
-            Err(Refusal::Malformed(
-                "the message is not one JSON-RPC message without doubt, so its scopes cannot be checked",
-            ))
-        };
-        let refusal = allowed.err()?;
+        let refusal = auth.allow(request, wanted.method, wanted.tool).err()?;
         Some(auth.refuse(&request.headers, &refusal, &wanted.id))
+    }
+
+    /// Whether it matters what a request asks for: one that can be read in two ways must not pass then.
+    #[must_use]
+    pub const fn reads_requests(&self) -> bool {
+        self.auth.is_some()
     }
 }

@@ -15,6 +15,7 @@ use crate::database::{Database, DatabaseError, PoolSettings};
 use crate::drain::Drain;
 use crate::mcp::McpHandler;
 use crate::mcp::sessions::SessionRecords;
+use crate::memory;
 use crate::metrics::{container, process};
 use crate::migrate;
 use crate::report::Performance;
@@ -46,6 +47,8 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
     let mut registry = Registry::default();
     process::register(&mut registry);
     container::register(&mut registry);
+    let memory = memory::Guard::default();
+    memory.register(&mut registry);
     let pool = PoolSettings {
         max: settings.tuning.pool_max,
         pooler: settings.data.pooler,
@@ -69,7 +72,8 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
     performance.attach(Arc::new(registry));
     beside.spawn(performance.watch());
     beside.spawn(chores.run());
-    beside.spawn(cache.upkeep());
+    beside.spawn(cache.clone().upkeep());
+    beside.spawn(memory.watch(cache));
     let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
     let handler = handler.with_observer(observer);
     match handler.serve(stdio_pipes()).await {

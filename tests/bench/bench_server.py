@@ -21,11 +21,13 @@ import echo
 import memory
 import servers
 import soak
+import start
 from figures import print_goals, say
 from measure import LOAD_CORE
 
 # What measures a part, and what judges it.
 PARTS = {
+    "start": (start.rounds, start.report),
     "echo": (echo.rounds, echo.report),
     "context": (context.rounds, context.report),
     "connections": (memory.connection_rounds, memory.report_connections),

@@ -5,7 +5,6 @@ import json
 import resource
 import socket
 import time
-import urllib.request
 from contextlib import ExitStack
 
 import servers
@@ -132,9 +131,7 @@ def open_session(connection: http.client.HTTPConnection) -> None:
 
 def active_sessions(server) -> float:
     """Sessions in the server's memory, as it says itself."""
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("mcp_active_sessions ")))
+    return servers.metric(server, "mcp_active_sessions")
 
 
 def settled(server) -> int:

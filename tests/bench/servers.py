@@ -58,9 +58,10 @@ def typescript_server() -> Path:
 class Server:
     """A running server, on one core."""
 
-    def __init__(self, name: str, command: list, port: int, environment: dict, folder: str):
+    def __init__(self, name: str, command: list, port: int, environment: dict, folder: str, ready_url: str | None):
         self.name, self.port = name, port
         self.url = f"http://127.0.0.1:{port}/mcp"
+        started = time.monotonic()
         self.log = Path(folder) / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -71,27 +72,29 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_until_ready()
+        self.wait_until_ready(ready_url)
+        self.seconds_to_ready = time.monotonic() - started
 
     @property
     def pid(self) -> int:
         """Its process, whose children count, too."""
         return self.process.pid
 
-    def wait_until_ready(self) -> None:
-        """Waits until it answers a request, whatever the answer."""
+    def wait_until_ready(self, ready_url: str | None) -> None:
+        """Waits until it says that it is ready; one that cannot say so must answer a request, whatever the answer."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
-                urllib.request.urlopen(self.url, timeout=5)
+                urllib.request.urlopen(ready_url or self.url, timeout=5)
                 return
             except urllib.error.HTTPError:
-                return
+                if not ready_url:
+                    return
             except OSError:
                 pass
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not start:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.002)
 
     def stop(self) -> None:
         """Ends it and what it started."""
@@ -107,12 +110,12 @@ class Server:
 
 
 @contextmanager
-def running(name: str, command: list, port: int, environment: dict | None = None):
+def running(name: str, command: list, port: int, environment: dict | None = None, ready_url: str | None = None):
     """Runs a server in an empty folder until the block ends."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         fill = {key: str(value).replace("{folder}", folder) for key, value in (environment or {}).items()}
         command = [str(part).replace("{folder}", folder) for part in command]
-        server = Server(name, command, port, fill, folder)
+        server = Server(name, command, port, fill, folder, ready_url)
         try:
             yield server
         finally:
@@ -130,9 +133,17 @@ def ours(binary: Path, database: str = "sqlite:{folder}/mcp.db", with_key: bool 
     command += ["--concurrency", "1000", "--queue-max", "2000", "--adaptive-latency-ms", "60000"]
     # The limiter counts every request, but lets all of them pass.
     command += ["--rate-limits", "all=1000000/s,auth=1000000/s,messages=1000000/s,search=1000000/s,memory=1000000/s"]
-    with running("mcpscale", command, port, {"MCP_API_KEY": API_KEY} if with_key else {}) as server:
+    key = {"MCP_API_KEY": API_KEY} if with_key else {}
+    with running("mcpscale", command, port, key, f"http://{metrics}/readyz") as server:
         server.metrics_url = f"http://{metrics}/metrics"
         yield server
+
+
+def metric(server: Server, series: str) -> float:
+    """What our server says of itself now; the series is its name, with labels if it has some."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{series} ")))
 
 
 def fastmcp(answers: str):

@@ -7,7 +7,7 @@ from math import sqrt
 from statistics import mean
 
 import servers
-from figures import Goal, say
+from figures import Goal, at_least, say
 from measure import LOAD_CORE, usage
 
 RATE = 1000
@@ -21,6 +21,10 @@ BLOCKS = 20
 T_95 = 2.101
 # Growth in MB per hour that nobody would notice in the life of a pod.
 SLOPE_BELOW = 0.5
+# A run whose slope may be off by more MB per hour says nothing.
+OFF_BELOW = 25
+# Share of the cache that must be in use before memory is judged.
+FULL = 0.9
 
 
 def rounds(options):
@@ -36,11 +40,14 @@ def rounds(options):
         log = server.log.with_name("load.log")
         with log.open("wb") as output:
             load = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output)
-        samples, cpu, started = [], usage(server.pid).cpu_seconds, time.monotonic()
+        samples, cached = [], 0.0
+        cpu, started = usage(server.pid).cpu_seconds, time.monotonic()
         try:
             while load.poll() is None:
                 now = usage(server.pid)
                 samples.append([round(time.monotonic() - started, 2), now.rss_bytes])
+                if len(samples) == WARM_UP_SECONDS:
+                    cached = servers.metric(server, 'mcp_cache_bytes{tier="l1"}')
                 time.sleep(max(0.0, len(samples) - (time.monotonic() - started)))
         finally:
             load.terminate()
@@ -49,7 +56,8 @@ def rounds(options):
             raise RuntimeError(f"mcp-load ended with {load.returncode}:\n{log.read_text()[-3000:]}")
         cpu = usage(server.pid).cpu_seconds - cpu
         calls = json.loads(report.read_text())
-        yield {"seconds": seconds, "rate": RATE, "cpu_seconds": cpu, "rss": samples, "load": calls}
+        what = {"seconds": seconds, "rate": RATE, "cpu_seconds": cpu, "cache_bytes": cached}
+        yield what | {"rss": samples, "load": calls}
 
 
 def slope(samples: list) -> tuple:
@@ -68,7 +76,7 @@ def slope(samples: list) -> tuple:
 
 
 def report(results: list) -> list:
-    """Prints the memory of each tenth and the slope; returns the goal."""
+    """Prints the memory of each tenth and the slope; returns the goals."""
     goals = []
     for result in results:
         samples = result["rss"]
@@ -82,4 +90,7 @@ def report(results: list) -> list:
         print(f"  after {WARM_UP_SECONDS} s: {gradient:+.2f} ± {off:.2f} MB per hour (95 % confidence)")
         what = "soak, when all is full: growth of RSS that is sure, per hour"
         goals.append(Goal(what, gradient - off, "<", SLOPE_BELOW, "MB"))
+        full = result["cache_bytes"] / CACHE_BYTES
+        goals.append(at_least("soak: share of the cache in use when memory begins to be judged", full, FULL, ""))
+        goals.append(Goal("soak: by how much that growth may be off", off, "<", OFF_BELOW, "MB"))
     return goals

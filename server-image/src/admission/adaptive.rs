@@ -6,8 +6,9 @@
 //! the limit is lowered by the same ratio, and grows back by a few places per window.
 //!
 //! Service times of different tools cannot be averaged, so each is divided by what its tool usually takes, which is
-//! learned over minutes; the mean of these ratios over a window is the slowdown. Overload is proven, and the limit goes below the declared concurrency,
-//! only if in one window of [`WINDOW`] with at least [`SAMPLES`] requests all of this holds:
+//! learned over minutes; the mean of these ratios over a window is the slowdown. Overload is proven, and the limit goes
+//! below the declared concurrency, only if in one window of [`WINDOW`] with at least [`SAMPLES`] requests all of this
+//! holds:
 //! - the server was full: at least four fifths of the limit were in use at some moment;
 //! - requests took more than [`TOLERANCE`] times as long as usual;
 //! - and their mean was above [`AdaptiveSettings::latency`]: what is fast in absolute terms is no overload.

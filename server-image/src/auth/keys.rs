@@ -2,8 +2,8 @@
 //!
 //! - Keys are fetched at the start, again every hour, and at once when a token names a key that is not known, so that a
 //!   rotation is noticed with the first token that needs it.
-//! - Requests never start more than one fetch at a time, nor one within [`PAUSE`] of the last, whatever tokens they bring.
-//!   A key that was not there after a fetch is taken as unknown for [`UNKNOWN`].
+//! - Requests never start more than one fetch at a time, nor one within [`PAUSE`] of the last, whatever tokens they
+//!   bring. A key that was not there after a fetch is taken as unknown for [`UNKNOWN`].
 //! - When the provider cannot be reached, the keys stay as they were, however old.
 
 use std::collections::HashMap;

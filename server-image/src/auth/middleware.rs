@@ -37,8 +37,8 @@ enum Verifier {
 }
 
 impl Auth {
-    /// What `settings` ask for; `None` when nobody is authenticated. `path` is that of the MCP endpoint, `tls` whether the
-    /// server speaks TLS itself; whoever tries credentials is counted among `failures`.
+    /// What `settings` ask for; `None` when nobody is authenticated. `path` is that of the MCP endpoint, `tls` whether
+    /// the server speaks TLS itself; whoever tries credentials is counted among `failures`.
     ///
     /// # Errors
     /// [`InvalidAuth`] names the flag that cannot be used.

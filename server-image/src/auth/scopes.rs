@@ -143,8 +143,8 @@ impl ScopeRules {
         allow(principal, &self.every_request, &Scopes::default())
     }
 
-    /// Lets a caller do one thing: `method` is the JSON-RPC method, `tool` the tool of a `tools/call` and empty for other
-    /// methods.
+    /// Lets a caller do one thing: `method` is the JSON-RPC method, `tool` the tool of a `tools/call` and empty for
+    /// other methods.
     ///
     /// # Errors
     /// [`Refusal::InsufficientScope`] with all that is needed.

@@ -107,7 +107,8 @@ struct Inner {
 }
 
 impl Cache {
-    /// A cache in front of `database`, with a second tier at `redis_url` if there is one. Needs a running async runtime.
+    /// A cache in front of `database`, with a second tier at `redis_url` if there is one. Needs a running async
+    /// runtime.
     ///
     /// # Errors
     /// [`InvalidRedisUrl`].

@@ -1,9 +1,9 @@
 //! Reuse distances: how large a cache would have to be for each read to be a hit.
 //!
 //! The reuse distance of a read is the size of all different entries read since the last read of the same one, itself
-//! included. A cache of `c` bytes that evicts what was not used for longest hits exactly the reads with a distance of at
-//! most `c`; so from a histogram of distances the hit ratio at any size can be read: the reads up to `c` divided by all.
-//! Reads that no size could have answered, because the value was new, expired or changed, are infinitely far.
+//! included. A cache of `c` bytes that evicts what was not used for longest hits exactly the reads with a distance of
+//! at most `c`; so from a histogram of distances the hit ratio at any size can be read: the reads up to `c` divided by
+//! all. Reads that no size could have answered, because the value was new, expired or changed, are infinitely far.
 //!
 //! Exact distances of all reads would cost more than the cache itself. Like SHARDS (Waldspurger et al., FAST '15), this
 //! follows only keys whose hash falls into a part of all hashes, and counts each of their reads for several: every key

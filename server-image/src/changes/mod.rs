@@ -47,10 +47,15 @@ impl Pending {
         self.wake.notify_one();
     }
 
+    /// Takes the news that is there.
+    fn take_now(&self) -> BTreeSet<Topic> {
+        std::mem::take(&mut *lock(&self.topics))
+    }
+
     /// Waits for news and takes it.
     async fn take(&self) -> BTreeSet<Topic> {
         loop {
-            let taken = std::mem::take(&mut *lock(&self.topics));
+            let taken = self.take_now();
             if !taken.is_empty() {
                 return taken;
             }
@@ -163,6 +168,12 @@ impl Listener {
     /// Waits for news: topics of those followed that have changed since the last call. Safe to drop while it waits.
     pub async fn next(&self) -> BTreeSet<Topic> {
         self.pending.take().await
+    }
+
+    /// News that waits for [`Self::next`], taken without waiting for more.
+    #[must_use]
+    pub fn waiting(&self) -> BTreeSet<Topic> {
+        self.pending.take_now()
     }
 
     /// Follows `topics` from now on. News of those it goes on with is not lost; news of the others is not told.

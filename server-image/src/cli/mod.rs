@@ -139,14 +139,22 @@ impl Migrate {
 /// Flags of `report`.
 #[derive(Debug, Args)]
 pub struct Report {
+    #[command(flatten)]
+    file: FileFlag,
     /// The running server's /metrics.
     #[arg(long, env = "MCP_REPORT_URL", default_value = "http://127.0.0.1:9090/metrics")]
     pub url: String,
     /// Seconds between the two looks that are compared; 0 takes one look, at everything since the server's start.
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
+    #[arg(
+        long,
+        env = "MCP_REPORT_INTERVAL_SECONDS",
+        default_value_t = 10,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
     pub interval_seconds: u64,
     /// Write JSON instead of text.
-    #[arg(long)]
+    #[arg(long, env = "MCP_REPORT_JSON")]
     pub json: bool,
 }
 
@@ -312,6 +320,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// In a container settings are environment variables: a flag that has none cannot be set there.
+    #[test]
+    fn every_flag_is_an_environment_variable() {
+        // They order something for one run.
+        const ORDERS: [&str; 4] = ["check", "dry-run", "help", "version"];
+        let mut command = Cli::command();
+        command.build();
+        for subcommand in command.get_subcommands() {
+            for flag in subcommand.get_arguments() {
+                let Some(name) = flag.get_long().filter(|name| !ORDERS.contains(name)) else {
+                    continue;
+                };
+                let variable = flag.get_env().map(|variable| variable.to_string_lossy());
+                assert!(
+                    variable.as_ref().is_some_and(|variable| variable.starts_with("MCP_")),
+                    "{} --{name}: {variable:?}",
+                    subcommand.get_name()
+                );
+            }
+        }
     }
 
     /// Without arguments: this machine only, one file, one command that works.

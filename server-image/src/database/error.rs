@@ -107,3 +107,25 @@ fn describe(error: &tokio_postgres::Error) -> String {
         .source()
         .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write that is done again although it may have been done is done twice.
+    #[test]
+    fn only_a_connection_that_was_never_made_proves_something_by_itself() {
+        let waited = Duration::from_secs(2);
+        for (error, expected) in [
+            (DatabaseError::Connect("refused".to_owned()), true),
+            (DatabaseError::NoAnswer(waited), false),
+            (DatabaseError::PoolTimeout { waited, max: 1 }, false),
+            (DatabaseError::Stopped, false),
+            (DatabaseError::NoRow, false),
+            (DatabaseError::NotCommitted("the disk is full".to_owned()), false),
+            (DatabaseError::Sqlite(rusqlite::Error::InvalidQuery), false),
+        ] {
+            assert_eq!(error.is_proven_undone(), expected, "{error}");
+        }
+    }
+}

@@ -2,8 +2,8 @@
 //!
 //! A verified caller is known by its name. Others are known by their address: the connection's, unless that is a proxy
 //! of `--trusted-proxies`; then it is the last address in `X-Forwarded-For` that is not such a proxy. Whatever stands
-//! before that was written by the client and may be invented. An IPv6 client owns its whole /64, so that is what counts.
-//! With neither a name nor proxies that are trusted, all clients behind one proxy share their limits.
+//! before that was written by the client and may be invented. An IPv6 client owns its whole /64, so that is what
+//! counts. With neither a name nor proxies that are trusted, all clients behind one proxy share their limits.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Failed authentications of one address: beyond a burst, whoever tries keys and tokens is told to wait.
 //!
-//! What is valid passes all the same, from the same address too: behind a proxy that is not trusted all clients have one
-//! address, and nobody may lock out the others. So this bounds what tries cost and makes them visible; that none of them
-//! succeeds is up to keys and tokens that are random and long. What honest clients send, a request without a credential
-//! or a token that was valid once, does not count.
+//! What is valid passes all the same, from the same address too: behind a proxy that is not trusted all clients have
+//! one address, and nobody may lock out the others. So this bounds what tries cost and makes them visible; that none of
+//! them succeeds is up to keys and tokens that are random and long. What honest clients send, a request without a
+//! credential or a token that was valid once, does not count.
 
 use std::sync::Arc;
 use std::time::Duration;

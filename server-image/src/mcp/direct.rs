@@ -146,7 +146,6 @@ impl DirectCall {
         Wanted {
             method: TOOLS_CALL,
             tool: self.tool,
-            clear: true,
             id: self.id.clone().into_json_value(),
         }
     }

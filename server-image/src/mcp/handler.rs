@@ -345,9 +345,7 @@ impl ServerHandler for McpHandler {
         subscriptions::check(&self.catalog, &context).await?;
         tokio::select! {
             () = context.cancelled() => {}
-            // Returning tells the client that the server ends in good order, so that it listens elsewhere.
-            () = self.drain.begun() => {}
-            () = subscriptions::serve(listener, &context) => {}
+            () = subscriptions::serve(listener, &context, self.drain.begun()) => {}
         }
         Ok(())
     }

@@ -96,6 +96,12 @@ pub(super) fn kind(body: &[u8], tools: &ToolRegistry) -> Kind {
     }
 }
 
+/// Whether everyone who reads a message that was looked at as `kind` sees the same method and the same tool in it.
+pub(super) fn is_clear(kind: Kind, body: &[u8]) -> bool {
+    let is_other = matches!(kind, Kind::Request { method: OTHER, .. });
+    !is_other || serde_json::from_slice::<Envelope>(body).is_ok()
+}
+
 /// What a message that was looked at asks for, for those who decide whether it may.
 pub(super) fn wanted(kind: Kind, body: &[u8]) -> Wanted<'static> {
     #[derive(Deserialize)]
@@ -112,7 +118,6 @@ pub(super) fn wanted(kind: Kind, body: &[u8]) -> Wanted<'static> {
     Wanted {
         method,
         tool,
-        clear: method != OTHER || serde_json::from_slice::<Envelope>(body).is_ok(),
         id: identified.map_or(Value::Null, |message| message.id),
     }
 }

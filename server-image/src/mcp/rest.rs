@@ -1,5 +1,5 @@
-//! The REST shim: `POST /mcp/tool/<name>` for programs that speak no MCP. The body is the tool's arguments, the answer is
-//! the tool's result object. It goes through the same admission, metrics, guard and drain as a call over MCP.
+//! The REST shim: `POST /mcp/tool/<name>` for programs that speak no MCP. The body is the tool's arguments, the answer
+//! is the tool's result object. It goes through the same admission, metrics, guard and drain as a call over MCP.
 //!
 //! A page of the Internet can make a browser send a POST without asking first, but not with a body of type
 //! `application/json`, and not with another `Host` and `Origin` than its own: so the shim insists on all three.
@@ -52,7 +52,6 @@ impl Endpoint {
         let wanted = || Wanted {
             method: "tools/call",
             tool,
-            clear: true,
             id: Value::Null,
         };
         if let Some(refused) = self.guard.refuse(&parts, wanted).await {

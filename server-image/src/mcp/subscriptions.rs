@@ -1,6 +1,7 @@
 //! `subscriptions/listen`: a client of 2026-07-28 follows lists and resources on one long answer.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
@@ -50,10 +51,21 @@ pub(super) fn follow(changes: &Changes, context: &SubscriptionContext) -> Listen
     changes.follow(topics(context.accepted()))
 }
 
-/// Passes news on to the client until it has gone.
-pub(super) async fn serve(listener: Listener, context: &SubscriptionContext) {
-    loop {
-        for topic in listener.next().await {
+/// Passes news on to the client until it has gone, or until `ending` and all news that waits then is told: the answer
+/// that follows tells the client that the server ends in good order, so that it listens elsewhere.
+pub(super) async fn serve(listener: Listener, context: &SubscriptionContext, ending: impl Future<Output = ()>) {
+    let mut ending = pin!(ending);
+    let mut is_last = false;
+    while !is_last {
+        let news = tokio::select! {
+            biased;
+            () = &mut ending => {
+                is_last = true;
+                listener.waiting()
+            }
+            news = listener.next() => news,
+        };
+        for topic in news {
             let sink = context.sink();
             let sent = match topic {
                 Topic::Tools => sink.notify_tool_list_changed().await,

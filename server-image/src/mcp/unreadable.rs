@@ -52,7 +52,7 @@ fn fault(body: &[u8]) -> Fault {
         message: if is_batch {
             "Invalid request: send one message at a time, not a list of them"
         } else {
-            "Invalid request: the body is JSON, but not a JSON-RPC 2.0 message"
+            "Invalid request: the body is JSON, but not one JSON-RPC 2.0 message without doubt"
         },
         id: id(body),
     }

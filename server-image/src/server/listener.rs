@@ -1,6 +1,7 @@
 //! Listening, and ending without failing a request.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use crate::drain::Drain;
+use crate::mcp::sessions::SharedSessions;
 use crate::transport::Connections;
 
 /// After the drain's time is up, what is still running is cancelled and gets this long to go.
 const CANCEL: Duration = Duration::from_secs(1);
+/// Longest time, after everything else, to leave answers for other replicas.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// A listener with the address that it got.
 pub(super) struct Bound {
@@ -43,6 +47,8 @@ pub(super) struct MainListener {
     pub(super) connections: Connections,
     pub(super) router: Router,
     pub(super) drain: Drain,
+    /// Whose calls go on when their clients have lost the connection.
+    pub(super) sessions: Arc<SharedSessions>,
     /// Ends what does not end by itself.
     pub(super) stop: CancellationToken,
 }
@@ -55,10 +61,12 @@ impl MainListener {
             connections,
             router,
             drain,
+            sessions,
             stop,
         } = self;
         let close = close_when_quiet(drain.clone(), limit);
-        let mut serving = tokio::spawn(connections.serve(listener, router, close));
+        let connections = connections.serve(listener, router, close);
+        let mut serving = tokio::spawn(serve_all(connections, Arc::clone(&sessions), drain.clone()));
         if timeout_after(&drain, limit, &mut serving).await.is_err() {
             tracing::warn!("the time to drain is over: cancelling what is still running");
             stop.cancel();
@@ -68,8 +76,22 @@ impl MainListener {
         }
         // Sessions of clients up to 2025-11-25 run on their own.
         stop.cancel();
+        if timeout(HAND_OVER, sessions.hand_over()).await.is_err() {
+            tracing::warn!("not every answer could be left for other replicas");
+        }
         tracing::info!("ended");
     }
+}
+
+/// Serves `connections`, and, once the drain has begun, leaves answers for other replicas: until no call runs any more,
+/// with a connection or without.
+async fn serve_all(connections: impl Future<Output = ()> + Send, sessions: Arc<SharedSessions>, drain: Drain) {
+    let answers = async {
+        drain.begun().await;
+        sessions.hand_over().await;
+    };
+    tokio::join!(connections, answers);
+    sessions.hand_over().await;
 }
 
 /// Waits for `serving`, at most until `limit` after the drain has begun.

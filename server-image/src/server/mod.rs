@@ -8,6 +8,7 @@ pub(crate) use parts::catalog;
 pub use settings::{Capacity, Data, Fixtures, Network, Operation, Secret, Settings};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -92,6 +93,7 @@ impl Server {
         let router = parts.router(&settings);
         let drain = parts.drain.clone();
         let traces = parts.traces.take();
+        let sessions = Arc::clone(&parts.sessions);
         let stop = parts.stop.clone();
         let (beside, connections) = parts.start_beside(metrics.listener, admin.listener);
         let main = MainListener {
@@ -99,6 +101,7 @@ impl Server {
             connections,
             router: router.clone(),
             drain: drain.clone(),
+            sessions,
             stop,
         };
         let finished = tokio::spawn(async move {

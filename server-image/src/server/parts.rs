@@ -44,7 +44,7 @@ pub(super) struct Parts {
     registry: Registry,
     data: DataParts,
     performance: Performance,
-    sessions: Arc<SharedSessions>,
+    pub(super) sessions: Arc<SharedSessions>,
     chores: Chores,
     tuner: Arc<Tuner>,
     invalidator: Arc<Invalidator>,

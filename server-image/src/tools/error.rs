@@ -32,6 +32,7 @@ struct Envelope {
     error: String,
     code: &'static str,
     severity: Severity,
+    /// Whether the same agent may get on by itself; what it is not allowed to do, somebody else must allow.
     recoverable: bool,
     suggestions: Vec<String>,
     context: Value,
@@ -92,7 +93,9 @@ impl ToolError {
     /// The caller may not do this.
     #[must_use]
     pub fn permission_denied(error: impl Into<String>, suggestion: &str) -> Self {
-        Self::new("PERMISSION_DENIED", error, &[suggestion]).with_severity(Severity::Error)
+        let mut denied = Self::refused("PERMISSION_DENIED", error, suggestion);
+        denied.0.recoverable = false;
+        denied
     }
 
     /// The caller did not prove who it is.
@@ -185,5 +188,25 @@ mod tests {
             (&json!(false), &json!("POOL_NOT_INITIALIZED"))
         );
         assert_eq!(envelope["severity"], "critical");
+    }
+
+    /// Agents decide by these two whether to go on, to try again, or to give up.
+    #[test]
+    fn only_what_is_not_allowed_cannot_be_recovered() {
+        let denied = ToolError::permission_denied("no", "ask");
+        let refused = ToolError::refused("INVALID_API_KEY", "no", "send it");
+        for (error, severity, recoverable) in [
+            (ToolError::invalid("no", "key"), "warning", true),
+            (denied, "error", false),
+            (refused, "error", true),
+            (ToolError::from(DatabaseError::NotReady), "critical", true),
+        ] {
+            let envelope = error.into_envelope();
+            assert_eq!(
+                (&envelope["severity"], &envelope["recoverable"]),
+                (&json!(severity), &json!(recoverable)),
+                "{envelope}"
+            );
+        }
     }
 }

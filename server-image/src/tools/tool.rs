@@ -1,5 +1,6 @@
 //! Tools by name: how they are described, and how a call of one runs.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ impl ToolRegistry {
         &mut self,
         name: &'static str,
         effect: Effect,
-        description: &'static str,
+        description: impl Into<Cow<'static, str>>,
         run: impl Fn(Arguments, CallContext) -> Running + Send + Sync + 'static,
     ) -> Result<(), InvalidTool>
     where
@@ -154,8 +155,8 @@ impl ToolRegistry {
         self.tools.get_key_value(name).map(|(known, _)| *known)
     }
 
-    /// As [`Self::known_name`], for tools that were added with [`Self::add`]: they neither see the MCP request nor tell its
-    /// client anything but their result.
+    /// As [`Self::known_name`], for tools that were added with [`Self::add`]: they neither see the MCP request nor tell
+    /// its client anything but their result.
     #[must_use]
     pub fn plain_name(&self, name: &str) -> Option<&'static str> {
         let (known, registered) = self.tools.get_key_value(name)?;

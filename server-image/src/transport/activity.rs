@@ -25,7 +25,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(super) const HEADERS: Duration = Duration::from_secs(15);
 /// Longest silence between two requests. Proxies keep connections for 60 s, clients for 90 s at most.
 pub(super) const IDLE: Duration = Duration::from_mins(5);
-/// Silence between two requests after which a connection is taken from hyper: longer than clients that are at work take.
+/// Silence between two requests after which a connection is taken from hyper: longer than clients that are at work
+/// take.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// Longest time without a byte of progress while there is something to send (the data plane's `send_timeout`).
 pub(super) const WRITE: Duration = Duration::from_mins(1);

@@ -93,7 +93,8 @@ impl Connections {
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             };
             let open = OpenConnection::new(&self.open, place);
-            // Without NODELAY an event stream's second write waits for the client's delayed acknowledgement: 40 ms a call.
+            // Without NODELAY an event stream's second write waits for the client's delayed acknowledgement: 40 ms a
+            // call.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot switch off Nagle's algorithm");
             }
@@ -178,7 +179,8 @@ where
     let peer = requests.peer;
     let mut stream = Patient::new(stream, Arc::clone(&requests.activity));
     let mut requests = requests;
-    // hyper holds 16 KiB for a connection from its first request to its end: ten thousand that only wait must do without.
+    // hyper holds 16 KiB for a connection from its first request to its end: ten thousand that only wait must do
+    // without.
     let ended = loop {
         let parts = match serve_until_silent(stream, requests, &closing).await {
             Ok(Some(parts)) => parts,

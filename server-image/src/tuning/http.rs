@@ -21,8 +21,8 @@ const BODY_MAX: usize = 16 * 1024;
 /// then, or `{"error": …}` with status 400 (the change is wrong), 401 (it is not believed), 403 (no key), 409 (a later
 /// one was accepted) or 500 (the key cannot be read).
 ///
-/// `POST /cache/invalidate`: makes the caches of all replicas forget an [`super::invalidation::Invalidation`]; signed and
-/// refused likewise, and with 503 when the database does not answer. The answer is what was forgotten.
+/// `POST /cache/invalidate`: makes the caches of all replicas forget an [`super::invalidation::Invalidation`]; signed
+/// and refused likewise, and with 503 when the database does not answer. The answer is what was forgotten.
 pub fn router(tuner: Arc<Tuner>, invalidator: Arc<Invalidator>) -> Router {
     Router::new()
         .route("/tuning", get(show).put(change).with_state(tuner))

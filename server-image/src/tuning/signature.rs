@@ -20,8 +20,8 @@
 //!
 //! So what was signed for one purpose is worth nothing for another. The key is the content of the key file without
 //! white space around it, as bytes; it is not decoded. The pod's UID is `MCP_POD_UID`. The time may differ from the
-//! pod's clock by at most [`CLOCK_SKEW`], and must be later than that of the last request that was accepted for the same
-//! purpose, so that a recorded request cannot undo a later one.
+//! pod's clock by at most [`CLOCK_SKEW`], and must be later than that of the last request that was accepted for the
+//! same purpose, so that a recorded request cannot undo a later one.
 
 use std::time::Duration;
 

@@ -217,8 +217,8 @@ impl Input {
         self.wrong != Wrong::Head
     }
 
-    /// The JSON-RPC error that it must be answered with, where that can be said: when nothing but its body is wrong, and
-    /// that is no JSON.
+    /// The JSON-RPC error that it must be answered with, where that can be said: when nothing but its body is wrong,
+    /// and that is no JSON.
     pub fn code(&self) -> Option<i64> {
         let is_json = || {
             let text = std::str::from_utf8(&self.body).ok();

@@ -3,13 +3,14 @@
 use mcp_server::auth::Method;
 use mcp_server::auth::api_keys::generate;
 use mcp_server::tools::shared_context::{
-    ApiKeys, NewToken, Permission, SharedContextSettings, TokenHash, WRITTEN_WITHIN,
+    Agent, ApiKeys, NewMemory, NewMessage, NewSession, NewToken, Permission, SharedContextSettings, StorageError,
+    TokenHash, Visibility, WRITTEN_WITHIN,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
 
 use crate::support::client::Client;
-use crate::support::databases::both;
+use crate::support::databases::{TestDatabase, both};
 use crate::support::postgres::{SHARED, connect};
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
@@ -144,6 +145,23 @@ async fn a_key_gives_tokens_and_tokens_prove_who_calls() {
     })
     .await;
     assert!(WRITTEN_WITHIN < Duration::from_secs(20));
+}
+
+/// Clients pass their token with every tool: it must not be in the way of a new one, and not do what only a key does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_beside_the_key_changes_nothing() {
+    let server = with_key(&SHARED.database().await).await;
+    let client = &server.client;
+    let valid = token(client, "ann", "claude", &["read", "write"]).await;
+    for (name, key, auth_token, code) in [
+        ("a valid token", json!(KEY), valid.as_str(), json!(null)),
+        ("no token at all", json!(KEY), "nonsense", json!(null)),
+        ("a token alone", json!(null), valid.as_str(), json!("INVALID_API_KEY")),
+    ] {
+        let who = json!({"agent_id": "bob", "agent_type": "claude", "api_key": key, "auth_token": auth_token});
+        let answer = client.call("authenticate_agent", who).await;
+        assert_eq!(answer["code"], code, "{name}: {answer}");
+    }
 }
 
 /// A token must not do more than its agent's type allows, whatever was asked for.
@@ -506,4 +524,84 @@ async fn a_verified_caller_is_the_agent_of_its_name() {
     assert_eq!(metrics["success"], true, "{metrics}");
     let denied = call(&root.key, "create_session", json!({"purpose": "p"})).await;
     assert_eq!(denied["code"], "PERMISSION_DENIED", "its scopes name no write");
+}
+
+/// The lines of the audit log: agent, its type, action, session, target and outcome.
+async fn audit_lines(database: &TestDatabase) -> Vec<String> {
+    let sql = "SELECT agent_id || ' ' || coalesce(agent_type, '-') || ' ' || action || ' ' \
+               || coalesce(session_id, '-') || ' ' || coalesce(target, '-') || ' ' || outcome \
+               FROM audit_log ORDER BY id";
+    if let Some(path) = database.url.strip_prefix("sqlite:") {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let mut statement = connection.prepare(sql).unwrap();
+        let lines = statement.query_map([], |row| row.get(0)).unwrap();
+        lines.map(Result::unwrap).collect()
+    } else {
+        let lines = connect(&database.url).await.query(sql, &[]).await.unwrap();
+        lines.iter().map(|line| line.get(0)).collect()
+    }
+}
+
+/// Whoever has to find out who did what reads these lines: one that is missing, or says something else, hides it; and
+/// what was not done must not be there.
+#[tokio::test]
+async fn every_write_leaves_its_line_in_the_audit_log() {
+    const SESSION: &str = "session_0123456789abcdef";
+    for database in both().await {
+        let (kind, storage) = (database.kind, &database.storage);
+        let session = NewSession {
+            id: SESSION.to_owned(),
+            purpose: "p".to_owned(),
+            created_by: "ann".to_owned(),
+            metadata: None,
+        };
+        storage.create_session(session, true).await.unwrap();
+        let message = NewMessage {
+            session_id: SESSION.to_owned(),
+            sender: Agent {
+                agent_type: Some("claude".to_owned()),
+                ..Agent::named("bob")
+            },
+            content: "c".to_owned(),
+            visibility: Visibility::Private,
+            metadata: None,
+            parent_message_id: None,
+        };
+        let message = storage.add_message(message).await.unwrap().id.to_string();
+        let entry = |session_id: Option<&str>, overwrite| NewMemory {
+            agent_id: "ann".to_owned(),
+            session_id: session_id.map(str::to_owned),
+            key: "k".to_owned(),
+            value: json!("v"),
+            metadata: None,
+            expires_in: None,
+            overwrite,
+            has_quota: session_id.is_none(),
+        };
+        for session_id in [None, Some(SESSION)] {
+            storage.set_memory(entry(session_id, true)).await.unwrap();
+            let refused = storage.set_memory(entry(session_id, false)).await;
+            assert!(matches!(refused, Err(StorageError::KeyExists)), "{kind}");
+        }
+        let token = NewToken {
+            agent_id: "eve".to_owned(),
+            agent_type: "gemini".to_owned(),
+            permissions: [Permission::Read, Permission::Write].into(),
+            is_proven: true,
+        };
+        let (old, new, hour) = (TokenHash([1; 32]), TokenHash([2; 32]), Duration::from_hours(1));
+        storage.issue_token(old, token, hour).await.unwrap();
+        storage.replace_token(old, new, hour).await.unwrap().unwrap();
+        assert_eq!(storage.replace_token(old, new, hour).await.unwrap(), None, "{kind}");
+
+        let expected = [
+            format!("ann - create_session {SESSION} - ok"),
+            format!("bob claude add_message {SESSION} {message} ok"),
+            "ann - set_memory - k ok".to_owned(),
+            format!("ann - set_memory {SESSION} k ok"),
+            r#"eve gemini authenticate_agent - ["read","write"] ok"#.to_owned(),
+            r#"eve gemini refresh_token - ["read","write"] ok"#.to_owned(),
+        ];
+        assert_eq!(audit_lines(&database).await, expected, "{kind}");
+    }
 }

@@ -377,22 +377,28 @@ async fn scopes_decide_per_tool() {
         (&refused["id"], &refused["error"]["data"]["reason"]),
         (&json!(1), &json!("insufficient_scope"))
     );
-    for (name, body) in [
+    for (name, code, body) in [
+        ("not JSON", -32700, r#"{"jsonrpc":"2.0","id":1,"method":"tools/call""#),
         (
             "two tools",
+            -32600,
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_memory","name":"set_memory","arguments":{"key":"k","value":2}}}"#,
         ),
         (
             "two methods",
+            -32600,
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call","params":{"name":"set_memory","arguments":{"key":"k","value":2}}}"#,
         ),
         (
             "a batch",
+            -32600,
             r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"set_memory","arguments":{"key":"k","value":2}}}]"#,
         ),
     ] {
         let response = reader.post().body(body).send().await.unwrap();
         assert_eq!(response.status(), 400, "{name}");
+        let answer: Value = response.json().await.unwrap();
+        assert_eq!(answer["error"]["code"], code, "{name}: {answer}");
     }
     let writer = token("mcp:read mcp:write", &[]);
     assert_eq!(
@@ -402,8 +408,8 @@ async fn scopes_decide_per_tool() {
     );
 }
 
-/// A provider changes its keys without asking: new tokens pass within seconds, those by a key that was taken away do not.
-/// And ten thousand bad tokens neither fill the memory nor reach the provider.
+/// A provider changes its keys without asking: new tokens pass within seconds, those by a key that was taken away do
+/// not. And ten thousand bad tokens neither fill the memory nor reach the provider.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_and_bad_tokens_do_not_reach_the_provider() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));

@@ -1,4 +1,5 @@
-//! The journal of changes: whoever changes the data, by whatever way, it is noted. The promise of the cache rests on it.
+//! The journal of changes: whoever changes the data, by whatever way, it is noted. The promise of the cache rests on
+//! it.
 
 use mcp_server::cache::{self, memory_tag, session_tag};
 use mcp_server::database::{Database, DatabaseTarget};

@@ -1,16 +1,20 @@
-//! `docs/server.md` against the program itself. `UPDATE_DOCS=1 cargo test -p mcp-server documentation` writes its tables
-//! anew.
+//! `docs/server.md` against the program itself. `UPDATE_DOCS=1 cargo test -p mcp-server documentation` writes its
+//! tables anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Arg, Command, CommandFactory};
+use mcp_server::auth::ScopeRules;
 use mcp_server::cli::Cli;
+use mcp_server::limits::Rates;
 use serde_json::json;
 
+use crate::support::issuer::{Issuer, Signer};
 use crate::support::postgres::SHARED;
-use crate::support::server::{TestServer, settings};
+use crate::support::redis::Redis;
+use crate::support::server::{TestServer, file_settings, settings};
 
 /// The text between the marks of `part` is `expected`; writes it there if asked to.
 fn compare(part: &str, expected: &str) {
@@ -197,29 +201,54 @@ fn group(name: &str) -> &'static str {
     }
 }
 
-/// A dashboard is built from this table: each name, type, label and meaning in it must be what the server exposes, and
-/// everything it exposes must be in it.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_documented() {
-    let url = SHARED.database().await;
-    let server = TestServer::start(settings(&url)).await;
-    server.client.call("set_memory", json!({"key": "k", "value": 1})).await;
-    server.client.legacy_session().await;
-    let text = reqwest::get(format!("http://{}/metrics", server.server.metrics))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    let mut groups: BTreeMap<&str, String> = BTreeMap::new();
+/// What a server exposes now.
+async fn exposed(server: &TestServer) -> BTreeMap<String, Family> {
+    let url = format!("http://{}/metrics", server.server.metrics);
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
     let kinds = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
-    let mut families = families(&text);
+    let families = families(&text);
     assert_eq!(
         kinds,
         families.len(),
         "each family is exposed once, or no scrape is valid"
     );
+    families
+}
+
+/// What a server with Postgres, Redis and rate limits exposes.
+async fn exposed_by_one_of_many() -> BTreeMap<String, Family> {
+    let redis = Redis::start();
+    let mut settings = settings(&SHARED.database().await);
+    settings.data.redis_url = Some(redis.url.clone());
+    settings.limits.rates = Rates::new(["all=1000/s"]).unwrap();
+    settings.limits.global = true;
+    let server = TestServer::start(settings).await;
+    server.client.call("set_memory", json!({"key": "k", "value": 1})).await;
+    server.client.call("get_memory", json!({"key": "k"})).await;
+    server.client.legacy_session().await;
+    exposed(&server).await
+}
+
+/// What a server with a SQLite file and an identity provider exposes.
+async fn exposed_by_one_alone() -> BTreeMap<String, Family> {
+    let issuer = Issuer::start(&[&Signer::new("key")]).await;
+    let (mut settings, _folder) = file_settings();
+    settings.auth = issuer.settings(ScopeRules::default());
+    exposed(&TestServer::start(settings).await).await
+}
+
+/// A dashboard is built from this table: each name, type, label and meaning in it must be what a server exposes, and
+/// everything that any server exposes must be in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented() {
+    let mut families = exposed_by_one_of_many().await;
+    for (name, family) in exposed_by_one_alone().await {
+        let all = families.entry(name).or_default();
+        all.labels.extend(family.labels);
+        (all.kind, all.help) = (family.kind, family.help);
+    }
     families.retain(|name, _| !ONLY_WITH_LIMITS.contains(&name.as_str()));
+    let mut groups: BTreeMap<&str, String> = BTreeMap::new();
     for (name, family) in families {
         assert!(family.help.len() > 10, "{name} explains itself: {:?}", family.help);
         groups

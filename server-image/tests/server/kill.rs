@@ -85,8 +85,8 @@ async fn acknowledged(client: &Client, tool: &str, arguments: Value) -> bool {
     answer.text().await.is_ok_and(|text| text.contains("\"success\":true"))
 }
 
-/// Several writes share a commit in SQLite, and a pod can go at any moment: a kill between an answer and the commit would
-/// lose what a caller was told is stored, and a write that is tried again would be there twice.
+/// Several writes share a commit in SQLite, and a pod can go at any moment: a kill between an answer and the commit
+/// would lose what a caller was told is stored, and a write that is tried again would be there twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost_or_doubled_when_the_process_is_killed() {
     let folder = tempfile::tempdir().unwrap();

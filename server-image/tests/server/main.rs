@@ -56,6 +56,7 @@ mod sessions;
 mod stateless;
 mod stdio;
 mod support;
+mod surface;
 mod telemetry;
 mod traces;
 mod transport;

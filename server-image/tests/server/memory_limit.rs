@@ -1,5 +1,6 @@
 //! The server in a container whose memory is limited: it gives up its cache before the kernel ends it.
 
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use crate::support::cgroup::MemoryGroup;
@@ -43,8 +44,10 @@ async fn health(process: &Process) -> Value {
 async fn the_cache_shrinks_before_the_kernel_kills() {
     let group = match MemoryGroup::with_limit(LIMIT) {
         Ok(group) => group,
+        // A machine on which nobody can make a group would never find out that the server is killed.
+        Err(error) if Uid::effective().is_root() => panic!("root cannot limit memory on this machine: {error}"),
         Err(error) => {
-            eprintln!("skipped: this machine does not let the test limit memory: {error}");
+            eprintln!("skipped: limiting memory takes root: {error}");
             return;
         }
     };

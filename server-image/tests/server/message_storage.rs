@@ -7,7 +7,7 @@ use mcp_server::tools::shared_context::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::databases::both;
+use crate::support::databases::{TestDatabase, both};
 
 const ALL: [Visibility; 4] = [
     Visibility::Public,
@@ -44,6 +44,20 @@ fn query(session_id: &str, reader: &str) -> MessageQuery {
         limit: 1000,
         offset: 0,
     }
+}
+
+/// Adds `count` messages at once, whose content and metadata are what `sqlite` or `postgres` says.
+async fn fill(database: &TestDatabase, session: &str, count: usize, sqlite: &str, postgres: &str) {
+    let sqlite = format!(
+        "WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {count}) \
+         INSERT INTO messages (session_id, sender, visibility, created_at, content, metadata) \
+         SELECT '{session}', 'ann', 'public', number, {sqlite} FROM numbers"
+    );
+    let postgres = format!(
+        "INSERT INTO messages (session_id, sender, visibility, content, metadata) \
+         SELECT '{session}', 'ann', 'public', {postgres} FROM generate_series(1, {count})"
+    );
+    database.execute(&sqlite, &postgres).await;
 }
 
 async fn contents(storage: &dyn Storage, query: MessageQuery) -> Vec<String> {
@@ -254,6 +268,54 @@ async fn pages_are_complete_and_in_order() {
         assert_eq!(seen, ids, "{kind}");
         let unknown = storage.get_messages(query("session_0000000000000000", "ann")).await;
         assert!(matches!(unknown, Err(StorageError::SessionNotFound)), "{kind}");
+    }
+}
+
+/// A thousand long messages in one page would be more memory than a pod has. A page ends before, and going on where it
+/// ended shows each message once.
+#[tokio::test]
+async fn pages_of_long_messages_have_fewer() {
+    for (name, count, sqlite, postgres, expected) in [
+        (
+            "long content",
+            50,
+            "replace(hex(zeroblob(50000)), '0', 'ü'), NULL",
+            "repeat('ü', 100000), NULL",
+            &[21, 21, 8][..],
+        ),
+        (
+            "long metadata",
+            450,
+            r#"'m', '{"m":"' || replace(hex(zeroblob(5000)), '0', 'x') || '"}'"#,
+            r#"'m', '{"m":"' || repeat('x', 10000) || '"}'"#,
+            &[420, 30],
+        ),
+    ] {
+        for database in both().await {
+            let (kind, storage) = (database.kind, &*database.storage);
+            let session = storage.create_session(new_session("ann"), true).await.unwrap().id;
+            fill(&database, &session, count, sqlite, postgres).await;
+            let (mut pages, mut ids) = (Vec::new(), Vec::new());
+            while ids.len() < count {
+                let next = MessageQuery {
+                    offset: i64::try_from(ids.len()).unwrap(),
+                    ..query(&session, "eve")
+                };
+                let page = storage.get_messages(next).await.unwrap();
+                assert_eq!(page.total_count, i64::try_from(count).unwrap(), "{kind}, {name}");
+                assert!(!page.messages.is_empty(), "{kind}, {name}: it never ends");
+                pages.push(page.messages.len());
+                ids.extend(page.messages.into_iter().map(|message| message.id));
+            }
+            assert_eq!(pages, expected, "{kind}, {name}");
+            assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{kind}, {name}: {ids:?}");
+
+            let view = storage.session_view(&session, &Agent::named("eve"), 1000).await;
+            let recent = view.unwrap().unwrap().recent;
+            let recent: Vec<i64> = recent.into_iter().map(|message| message.id).collect();
+            let newest: Vec<i64> = ids.iter().rev().take(expected[0]).copied().collect();
+            assert_eq!(recent, newest, "{kind}, {name}: the newest first");
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use mcp_server::tuning::Tuning;
 use serde_json::json;
 
-use crate::support::postgres::{MAX_CONNECTIONS, SHARED};
+use crate::support::postgres::{MAX_CONNECTIONS, Postgres, SHARED, connect};
 use crate::support::server::{TestServer, file_settings, settings};
+use crate::support::until;
 
 /// Slack for a busy machine: what a call of this suite may take beyond its simulated work, in seconds.
 const SLACK: f64 = 1.0;
@@ -149,6 +150,85 @@ async fn figures_are_the_work_that_was_done() {
     assert!(scrape.value("db_client_connection_wait_time_seconds_count", &[]) >= 1.0);
 }
 
+/// The operator sizes pools by these times: one that is too short takes connections away that are needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_timed_as_they_were_used() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.tuning.pool_max = 1;
+    let server = TestServer::start(settings).await;
+    let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let (blocker, observer) = (connect(&url).await, connect(&url).await);
+    blocker
+        .batch_execute("BEGIN; SELECT FROM sessions FOR UPDATE")
+        .await
+        .unwrap();
+    let (started, before) = (Instant::now(), server.scrape().await);
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, message) = (server.client.clone(), json!({"session_id": session, "content": "m"}));
+            tokio::spawn(async move { client.call("add_message", message).await })
+        })
+        .collect();
+    server.until_metric("mcp_in_flight_requests", 3.0).await;
+    let waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("one has the connection and waits for the row", async || {
+        let waiting = observer.query(waiting, &[]).await.unwrap();
+        (!waiting.is_empty()).then_some(())
+    })
+    .await;
+    let locked = Instant::now();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let during = server.scrape().await;
+    let held = locked.elapsed().as_secs_f64();
+    blocker.batch_execute("ROLLBACK").await.unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap()["success"], true);
+    }
+    let (after, elapsed) = (server.scrape().await, started.elapsed().as_secs_f64());
+
+    for (state, truth) in [("used", 1.0), ("idle", 0.0)] {
+        let count = during.value("db_client_connection_count", &[("state", state)]);
+        assert_eq!(count, truth, "connections that are {state}");
+    }
+    for (name, least, most) in [
+        // There is one connection, so it cannot be used for longer than time has passed.
+        ("db_client_connection_use_time_seconds_sum", held, elapsed),
+        // Two calls wait for it, and the server's own check of the database may be a third that does.
+        (
+            "db_client_connection_wait_time_seconds_sum",
+            2.0 * held * 0.9,
+            3.0 * elapsed,
+        ),
+    ] {
+        let value = after.value(name, &[]) - before.value(name, &[]);
+        assert!(
+            (least..=most).contains(&value),
+            "{name}: {value}, not {least} to {most}"
+        );
+    }
+}
+
+/// The operator must not give out more connections than the database has left, whoever uses the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_at_the_database_are_all_that_there_are() {
+    // One of its own: in the shared one, other tests come and go.
+    let postgres = Postgres::start();
+    let url = postgres.url("postgres");
+    let server = TestServer::start(settings(&url)).await;
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        others.push(connect(&url).await);
+        until("the metric says what the database says", async || {
+            let count = "SELECT count(*)::float8 FROM pg_stat_activity WHERE backend_type = 'client backend'";
+            let truth: f64 = others[0].query_one(count, &[]).await.unwrap().get(0);
+            let value = server.scrape().await.value("mcp_database_backends", &[]);
+            (value == truth).then_some(())
+        })
+        .await;
+    }
+}
+
 /// A scaler that saw only finished calls would take a server full of long calls for an idle one.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_calls_count_as_busy() {
@@ -225,7 +305,7 @@ async fn agents_and_sessions_are_those_of_now() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     session.delete().await;
     server.until_metric("mcp_active_sessions", 0.0).await;
-    crate::support::until("the session's end is counted", async || {
+    until("the session's end is counted", async || {
         let count = server
             .scrape()
             .await

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::changes::Changes;
+use mcp_server::database::{Database, DatabaseTarget, Migration};
+use mcp_server::mcp::sessions::{self, SharedSessions};
+use mcp_server::server::Fixtures;
 use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{
     self, Agent, BATCH, Cleaning, MemoryQuery, MemoryScope, MessageQuery, NewMemory, NewMessage, NewSession, NewToken,
@@ -14,7 +17,10 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio_postgres::Client;
 
+use crate::support::client::Client as McpClient;
+use crate::support::events::Events;
 use crate::support::postgres::{SHARED, connect};
+use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
 /// After this often, Postgres makes one plan for all parameters, which may differ from the first ones.
@@ -34,9 +40,19 @@ const FILL: &str = "
     ANALYZE;
 ";
 
-async fn open(target: &DatabaseTarget) -> Database {
+/// The same for the tables of sessions of clients up to 2025-11-25.
+const FILL_SESSIONS: &str = "
+    INSERT INTO mcp_sessions (id, state) SELECT 'other' || i, '{}' FROM generate_series(1, 20000) i;
+    INSERT INTO mcp_session_subscriptions (session_id, uri) SELECT id, 'test://other' FROM mcp_sessions;
+    INSERT INTO mcp_stream_events (stream, position, session_id, is_last)
+        SELECT 'other.' || i, 0, 'other' || i, false FROM generate_series(1, 20000) i;
+    INSERT INTO mcp_letters (replica, letter) SELECT 'other' || i, '{}' FROM generate_series(1, 20000) i;
+    ANALYZE;
+";
+
+async fn open(target: &DatabaseTarget, migrations: &[Migration]) -> Database {
     let database = Database::open(target, 2, &mut Registry::default()).unwrap();
-    database.migrate(shared_context::MIGRATIONS).await.unwrap();
+    database.migrate(migrations).await.unwrap();
     database
 }
 
@@ -50,14 +66,14 @@ async fn until_gone(database: &Client) {
     .await;
 }
 
-async fn scans(database: &Client) -> BTreeMap<String, i64> {
+async fn scans(database: &Client, tables: &[&str]) -> BTreeMap<String, i64> {
     database
         .batch_execute("SELECT pg_stat_force_next_flush()")
         .await
         .unwrap();
-    let tables = "SELECT relname::text, seq_scan FROM pg_stat_user_tables \
-                  WHERE relname IN ('sessions', 'messages', 'agent_memory', 'secure_tokens', 'audit_log')";
-    let rows = database.query(tables, &[]).await.unwrap();
+    let counted = "SELECT relname::text, seq_scan FROM pg_stat_user_tables WHERE relname::text = ANY($1)";
+    let rows = database.query(counted, &[&tables]).await.unwrap();
+    assert_eq!(rows.len(), tables.len(), "the tables are there");
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
@@ -166,21 +182,79 @@ async fn run_everything(storage: &dyn Storage, round: u8) {
 /// A call that is fast with a few rows and slow with a million would only be found out in production.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_scans_a_table() {
+    let tables = ["sessions", "messages", "agent_memory", "secure_tokens", "audit_log"];
     let url = SHARED.database().await;
     let target: DatabaseTarget = url.parse().unwrap();
-    drop(open(&target).await);
+    drop(open(&target, shared_context::MIGRATIONS).await);
     let observer = connect(&url).await;
     observer.batch_execute(FILL).await.unwrap();
     until_gone(&observer).await;
-    let before = scans(&observer).await;
-    assert_eq!(before.len(), 5);
+    let before = scans(&observer, &tables).await;
 
-    let database = open(&target).await;
+    let database = open(&target, shared_context::MIGRATIONS).await;
     let storage = shared_context::open(&database, Quotas::default());
     for round in 0..TIMES {
         run_everything(&*storage, round).await;
     }
     drop((storage, database));
     until_gone(&observer).await;
-    assert_eq!(scans(&observer).await, before, "scans of whole tables, by table");
+    assert_eq!(scans(&observer, &tables).await, before, "scans by table");
+}
+
+/// What a session of a client up to 2025-11-25 does, with its requests at two replicas.
+async fn use_a_session(a: &McpClient, b: &McpClient) {
+    let here = a.legacy_session().await;
+    let there = here.at(b);
+    let watched = json!({"uri": "test://watched-resource"});
+    for (method, params) in [
+        ("resources/subscribe", &watched),
+        ("resources/unsubscribe", &watched),
+        ("logging/setLevel", &json!({"level": "error"})),
+    ] {
+        let answer = there.request(method, params).send().await.unwrap();
+        let answer = answer.text().await.unwrap();
+        assert!(answer.contains("\"result\""), "{method}: {answer}");
+    }
+    let call = here.tool("test_simple_text", &json!({})).send().await.unwrap();
+    let first = Events::of(call).next().await.unwrap();
+    let rest = there.get().header("last-event-id", first.id.unwrap());
+    let answer = Events::of(rest.send().await.unwrap()).message().await;
+    assert!(answer["result"]["content"].is_array(), "{answer}");
+    assert!(there.delete().await.status().is_success());
+}
+
+/// The same of sessions, and of what replicas tell each other about them: both grow with the number of clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_scans_a_table() {
+    let tables = [
+        "mcp_sessions",
+        "mcp_session_subscriptions",
+        "mcp_stream_events",
+        "mcp_letters",
+    ];
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    drop(open(&target, sessions::MIGRATIONS).await);
+    let observer = connect(&url).await;
+    observer.batch_execute(FILL_SESSIONS).await.unwrap();
+    until_gone(&observer).await;
+    let before = scans(&observer, &tables).await;
+
+    let mut settings = settings(&url);
+    settings.operation.fixtures = Fixtures::Conformance;
+    let stay = settings.data.sessions;
+    let (a, b) = tokio::join!(TestServer::start(settings.clone()), TestServer::start(settings));
+    let database = open(&target, sessions::MIGRATIONS).await;
+    let tidying = SharedSessions::new(&database, Changes::alone(), stay);
+    for _ in 0..TIMES {
+        use_a_session(&a.client, &b.client).await;
+        tidying.tidy().await.unwrap();
+    }
+    drop((tidying, database));
+    for server in [a.server, b.server] {
+        server.drain();
+        server.finished().await;
+    }
+    until_gone(&observer).await;
+    assert_eq!(scans(&observer, &tables).await, before, "scans by table");
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use mcp_server::tools::shared_context::RetentionSettings;
 use mcp_server::tools::shared_context::limits::Quotas;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::postgres::SHARED;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 
 const SMALL: Quotas = Quotas {
     messages_per_session: 2,
@@ -68,5 +69,34 @@ async fn the_limits_that_are_set_hold() {
             "2 entries",
         )
         .await;
+    }
+}
+
+/// An agent plans with the limits and times that it is told of: they must be those that are set.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_tell_of_the_limits_and_times_that_are_set() {
+    let (mut settings, _folder) = file_settings();
+    settings.shared_context.quotas = SMALL;
+    settings.shared_context.retention = RetentionSettings {
+        inactive_session: Duration::from_hours(24),
+        closed_session: Duration::from_hours(12 * 24),
+        ..RetentionSettings::default()
+    };
+    let server = TestServer::start(settings).await;
+    let listing = server.client.modern("tools/list", json!({})).send().await.unwrap();
+    let listed: Value = listing.json().await.unwrap();
+    let mut tools = listed["result"]["tools"].as_array().unwrap().iter();
+    let tool = tools.find(|tool| tool["name"] == "create_session").unwrap();
+    let description = tool["description"].as_str().unwrap();
+    assert!(description.contains("may have 2 in use"), "{description}");
+    for (subject, parts) in [
+        ("coordination", ["closed after 1 day,", "deleted after 12 days."]),
+        ("troubleshooting", ["for 1 day.", "for 12 days are deleted"]),
+    ] {
+        let arguments = json!({"guidance_type": subject});
+        let text = server.client.call("get_usage_guidance", arguments).await.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

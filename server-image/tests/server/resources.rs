@@ -7,7 +7,7 @@ use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use crate::support::postgres::SHARED;
-use crate::support::server::{TestServer, settings};
+use crate::support::server::{TestServer, file_settings, settings};
 
 const KEY: &str = "a key of more than thirty-two characters";
 
@@ -173,6 +173,35 @@ async fn resources_show_what_the_caller_may_see() {
         let text = reading(&server, uri).send().await.unwrap().text().await.unwrap();
         assert!(text.contains(part), "{uri}: {text}");
     }
+}
+
+/// A page that ends early must say so, or the messages after it are lost for whoever asked; and the resource must not
+/// take a server's memory either.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_long_messages_say_that_there_is_more() {
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    let client = &server.client;
+    let session = client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let message = json!({"session_id": session, "content": "x".repeat(100_000)});
+    for _ in 0..45 {
+        assert_eq!(client.call("add_message", message.clone()).await["success"], true);
+    }
+    for (offset, count, has_more) in [(0, 42, true), (42, 3, false), (45, 0, false)] {
+        let page = json!({"session_id": session, "limit": 1000, "offset": offset});
+        let page = client.call("get_messages", page).await;
+        assert_eq!(
+            (&page["count"], &page["total_count"], &page["has_more"]),
+            (&json!(count), &json!(45), &json!(has_more)),
+            "from {offset}"
+        );
+    }
+    let uri = format!("session://{}/messages/1000", session.as_str().unwrap());
+    assert_eq!(read(&server, &uri, "").await["count"], 42);
+    let debug = json!({"name": "debug-session", "arguments": {"session_id": session}});
+    let prompt = client.modern("prompts/get", debug).send().await.unwrap();
+    let text = prompt.text().await.unwrap();
+    assert!(text.contains("sees 45 messages; this is about the newest 42"), "{text}");
 }
 
 /// A client that follows a session must hear of a message, whichever replica took it; and only who may read may follow.

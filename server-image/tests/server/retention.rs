@@ -95,6 +95,8 @@ async fn what_has_ended_goes_and_nothing_else() {
             ("session_0000000000000004", 40, 29, false),
             ("session_0000000000000005", 40, 31, false),
             ("session_0000000000000006", 31, 31, true),
+            ("session_0000000000000007", 40, 31, false),
+            ("session_0000000000000008", 8, 8, true),
         ] {
             session(&database, id, created, changed, is_active).await;
         }
@@ -103,6 +105,8 @@ async fn what_has_ended_goes_and_nothing_else() {
             ("expired", None),
             ("live", None),
             ("with its session", Some("session_0000000000000005")),
+            ("of a closed session", Some("session_0000000000000007")),
+            ("of an open session", Some("session_0000000000000008")),
         ] {
             let entry = NewMemory {
                 agent_id: "ann".to_owned(),
@@ -110,7 +114,7 @@ async fn what_has_ended_goes_and_nothing_else() {
                 key: key.to_owned(),
                 value: json!(1),
                 metadata: None,
-                expires_in: (key != "with its session").then_some(3600),
+                expires_in: session_id.is_none().then_some(3600),
                 overwrite: true,
                 has_quota: false,
             };
@@ -119,8 +123,10 @@ async fn what_has_ended_goes_and_nothing_else() {
         database
             .execute(
                 "UPDATE agent_memory SET expires_at = 1 WHERE key = 'expired'; \
+                 UPDATE sessions SET updated_at = created_at WHERE id = 'session_0000000000000005'; \
                  INSERT INTO audit_log (at, agent_id, action, outcome) VALUES (1, 'ann', 'old', 'ok');",
                 "UPDATE agent_memory SET expires_at = 'epoch' WHERE key = 'expired'; \
+                 UPDATE sessions SET updated_at = created_at WHERE id = 'session_0000000000000005'; \
                  INSERT INTO audit_log (at, agent_id, action) VALUES ('epoch', 'ann', 'old');",
             )
             .await;
@@ -141,6 +147,8 @@ async fn what_has_ended_goes_and_nothing_else() {
             ("closed and unused for a month", "session_0000000000000005", None),
             // Closed in this very round, and a month old: it goes, too.
             ("never closed, unused for a month", "session_0000000000000006", None),
+            ("closed, but with fresh memory", "session_0000000000000007", Some(false)),
+            ("old, but with fresh memory", "session_0000000000000008", Some(true)),
         ] {
             assert_eq!(state(storage, id).await, expected, "{kind}: {name}");
         }
@@ -158,20 +166,20 @@ async fn what_has_ended_goes_and_nothing_else() {
             .into_iter()
             .map(|entry| entry.key)
             .collect();
-        assert_eq!(keys, ["live"], "{kind}");
+        assert_eq!(keys, ["of an open session", "of a closed session", "live"], "{kind}");
         // Each fails if something is left that should be gone, or gone that should be left.
         database
             .execute(
                 "CREATE TABLE checks (ok INTEGER CHECK (ok)); \
                  INSERT INTO checks SELECT count(*) = 0 FROM messages; \
                  INSERT INTO checks SELECT count(*) = 0 FROM audit_log WHERE action = 'old'; \
-                 INSERT INTO checks SELECT count(*) = 9 FROM audit_log; \
-                 INSERT INTO checks SELECT count(*) = 1 FROM agent_memory;",
+                 INSERT INTO checks SELECT count(*) = 13 FROM audit_log; \
+                 INSERT INTO checks SELECT count(*) = 3 FROM agent_memory;",
                 "CREATE TABLE checks (ok boolean CHECK (ok)); \
                  INSERT INTO checks SELECT count(*) = 0 FROM messages; \
                  INSERT INTO checks SELECT count(*) = 0 FROM audit_log WHERE action = 'old'; \
-                 INSERT INTO checks SELECT count(*) = 9 FROM audit_log; \
-                 INSERT INTO checks SELECT count(*) = 1 FROM agent_memory;",
+                 INSERT INTO checks SELECT count(*) = 13 FROM audit_log; \
+                 INSERT INTO checks SELECT count(*) = 3 FROM agent_memory;",
             )
             .await;
     }

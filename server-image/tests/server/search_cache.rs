@@ -1,4 +1,5 @@
-//! Searches that are answered from the cache: the same answer, sooner, to nobody else, and not for longer than promised.
+//! Searches that are answered from the cache: the same answer, sooner, to nobody else, and not for longer than
+//! promised.
 
 use std::time::Duration;
 

@@ -1,13 +1,19 @@
 //! Sessions of clients up to 2025-11-25 when a call, its client and its answers meet different replicas.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mcp_server::changes::Changes;
+use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::mcp::sessions::{MIGRATIONS, SharedSessions, Stay};
 use mcp_server::server::{Fixtures, Settings};
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, LegacySession, last_event};
+use crate::support::databases::both;
 use crate::support::events::Events;
-use crate::support::postgres::SHARED;
+use crate::support::postgres::{SHARED, connect};
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
@@ -85,6 +91,27 @@ async fn an_answer_can_be_read_again() {
     }
 }
 
+/// A rolling update ends the replica of a client whose connection has just broken. The answer must not go with it:
+/// neither one that was there already, nor one that was still to come when nobody was connected any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_outlives_its_replica() {
+    for (name, io_ms, running) in [("there already", 0, 0.0), ("still to come", 2_500, 1.0)] {
+        let (a, b) = two_replicas(|_| {}).await;
+        let session = a.client.legacy_session().await;
+        let last = begin_and_lose(&session, io_ms).await;
+        a.until_metric("mcp_in_flight_requests", running).await;
+        a.server.drain();
+        a.server.finished().await;
+        let mut rest = Events::of(resume(&session.at(&b.client), &last).send().await.unwrap());
+        let answer = rest.message().await;
+        assert_eq!(
+            answer["result"]["structuredContent"]["success"], true,
+            "{name}: {answer}"
+        );
+        assert_eq!(rest.next().await, None, "{name}: the stream ends with the answer");
+    }
+}
+
 /// Ids of events travel through logs and proxies: they must not open another client's answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reads_another_sessions_stream() {
@@ -110,6 +137,26 @@ async fn a_long_call_keeps_its_session() {
     let answer = session.call("simulate_work", json!({"io_ms": 1500})).await;
     assert_eq!(answer["success"], true);
     a.until_metric("mcp_active_sessions", 0.0).await;
+}
+
+/// A client that gives up and asks again must not find its session broken, at whatever moment it gave up.
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_in_the_middle_of_a_restoration_breaks_no_session() {
+    let (a, b) = two_replicas(|_| {}).await;
+    for moment in 0..100 {
+        let session = a.client.legacy_session().await;
+        let there = session.at(&b.client);
+        let patience = Duration::from_micros(moment * 60);
+        let given_up = tokio::time::timeout(patience, there.tool("simulate_work", &json!({})).send()).await;
+        drop(given_up);
+        let again = there.tool("simulate_work", &json!({})).send().await.unwrap();
+        assert_eq!(again.status(), 200, "given up after {patience:?}");
+        let answer = last_event(&again.text().await.unwrap());
+        assert_eq!(
+            answer["result"]["isError"], false,
+            "given up after {patience:?}: {answer}"
+        );
+    }
 }
 
 /// Clients that open sessions and never come back must not fill the memory of all; and those that do come back must not
@@ -328,7 +375,7 @@ async fn nothing_is_written_for_a_call_whose_client_stays() {
     for _ in 0..5 {
         session.call("simulate_work", json!({})).await;
     }
-    let database = crate::support::postgres::connect(&url).await;
+    let database = connect(&url).await;
     let rows = database
         .query_one(
             "SELECT (SELECT count(*) FROM mcp_stream_events) + (SELECT count(*) FROM mcp_letters)",
@@ -337,4 +384,81 @@ async fn nothing_is_written_for_a_call_whose_client_stays() {
         .await
         .unwrap();
     assert_eq!(rows.get::<_, i64>(0), 0);
+}
+
+/// The sessions of a replica that serves nobody.
+async fn sessions_in(url: &str) -> Arc<SharedSessions> {
+    let target: DatabaseTarget = url.parse().unwrap();
+    let database = Database::open(&target, 2, &mut Registry::default()).unwrap();
+    database.migrate(MIGRATIONS).await.unwrap();
+    let stay = Stay {
+        idle: Duration::from_mins(5),
+        max: 10,
+    };
+    SharedSessions::new(&database, Changes::alone(), stay)
+}
+
+/// Clients that went away must not fill the database with their sessions; but whoever comes back within a week, or had
+/// the session in use all the time, must find it, and what it follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_forgotten_after_a_week_without_use() {
+    for database in both().await {
+        let kind = database.kind;
+        let sessions = sessions_in(&database.url).await;
+        let cases = [
+            ("new", 0, true),
+            ("used six days ago", 6, true),
+            ("used eight days ago", 8, false),
+            ("opened eight days ago, in use", 8, true),
+        ];
+        for (id, days, _) in cases {
+            let follow = format!("INSERT INTO mcp_session_subscriptions (session_id, uri) VALUES ('{id}', 'u');");
+            let insert = "INSERT INTO mcp_sessions (id, state, used_at) VALUES";
+            database
+                .execute(
+                    &format!("{insert} ('{id}', '{{}}', unixepoch() - {days} * 86400); {follow}"),
+                    &format!("{insert} ('{id}', '{{}}', now() - interval '{days} days'); {follow}"),
+                )
+                .await;
+        }
+        let records = sessions.records();
+        let in_use = vec!["opened eight days ago, in use".to_owned()];
+        records.tidy(in_use).await.unwrap();
+        // The replica where it was in use may be gone by now.
+        sessions.tidy().await.unwrap();
+        for (id, _, stays) in cases {
+            assert_eq!(records.exists(id).await.unwrap(), stays, "{kind}: {id}");
+            let follows = records.subscriptions(id).await.unwrap().len();
+            assert_eq!(follows, usize::from(stays), "{kind}: what {id} follows");
+        }
+    }
+}
+
+/// Letters to replicas that are gone, and copies that nobody came for, must not fill the database. What may still be
+/// read must stay: a stream lasts up to three minutes, and can be read for one more.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_letters_and_copies_go_and_no_others() {
+    let url = SHARED.database().await;
+    let sessions = sessions_in(&url).await;
+    let database = connect(&url).await;
+    for (name, seconds) in [("new", 0), ("in time", 200), ("old", 250), ("very old", 5_000)] {
+        database
+            .batch_execute(&format!(
+                "INSERT INTO mcp_letters (replica, letter, created_at) \
+                 VALUES ('r', '{name}', now() - interval '{seconds} seconds'); \
+                 INSERT INTO mcp_stream_events (stream, position, session_id, is_last, created_at) \
+                 VALUES ('{name}', 0, 's', false, now() - interval '{seconds} seconds');"
+            ))
+            .await
+            .unwrap();
+    }
+    sessions.tidy().await.unwrap();
+    for left in [
+        "SELECT letter FROM mcp_letters ORDER BY 1",
+        "SELECT stream FROM mcp_stream_events ORDER BY 1",
+    ] {
+        let rows = database.query(left, &[]).await.unwrap();
+        let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(names, ["in time", "new"], "{left}");
+    }
 }

@@ -207,8 +207,8 @@ async fn bodies_are_bounded_together() {
     server.until_metric("mcp_request_body_bytes", 0.0).await;
 }
 
-/// Long answers arrive in a fraction of their bytes, event streams at once and as they are; and a compressed answer gives
-/// its slot back like any other.
+/// Long answers arrive in a fraction of their bytes, event streams at once and as they are; and a compressed answer
+/// gives its slot back like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_json_is_compressed() {
     let (server, _folder) = start(|_, _| ()).await;

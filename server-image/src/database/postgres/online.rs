@@ -99,7 +99,8 @@ async fn state(client: &Client, statements: &Statements, index: &str) -> Result<
     })
 }
 
-/// What replicas do to each other when they begin in the same moment is no failure: the next look shows what came of it.
+/// What replicas do to each other when they begin in the same moment is no failure: the next look shows what came of
+/// it.
 fn ignore_races(result: Result<(), tokio_postgres::Error>) -> Result<(), DatabaseError> {
     let harmless = [
         SqlState::DUPLICATE_TABLE,

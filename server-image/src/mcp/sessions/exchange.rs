@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, stream};
-use rmcp::model::ClientJsonRpcMessage;
+use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{Instant, timeout};
@@ -136,22 +136,20 @@ impl Exchange {
         let id = stream.to_string();
         let last = part.from + part.messages.len();
         // A row without a message says that the replica is there, or that the stream has ended.
-        let mut rows: Vec<(usize, Option<String>, bool)> = Vec::new();
+        let mut rows: Vec<(usize, Option<&ServerJsonRpcMessage>, bool)> = Vec::new();
         if part.from == 0 {
             rows.push((0, None, false));
         }
         for (index, message) in part.messages.iter().enumerate() {
-            rows.push((
-                part.from + index + 1,
-                Some(serde_json::to_string(message.as_ref())?),
-                false,
-            ));
+            rows.push((part.from + index + 1, Some(message.as_ref()), false));
         }
         if part.has_ended {
             rows.push((last + 1, None, true));
         }
         for (position, message, is_last) in rows {
             let position = i64::try_from(position).unwrap_or(i64::MAX);
+            // As text one at a time: a stream as a whole may be long.
+            let message = message.map(serde_json::to_string).transpose()?;
             transaction
                 .query_opt(insert, &[&id, &position, &session, &message, &is_last])
                 .await?;

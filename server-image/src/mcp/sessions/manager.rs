@@ -42,6 +42,8 @@ const LOOK_LONGEST: Duration = Duration::from_secs(1);
 /// How often, and after which pause, it is tried to copy a part of a stream.
 const COPY_TRIES: u32 = 5;
 const COPY_PAUSE: Duration = Duration::from_millis(500);
+/// How often a replica that ends looks for answers to copy.
+const HAND_OVER_LOOK: Duration = Duration::from_millis(50);
 /// How often the database is tidied.
 const TIDY: Duration = Duration::from_mins(1);
 
@@ -150,7 +152,27 @@ impl SharedSessions {
 
     /// Does what has to be done beside requests, until dropped.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.let_go(), self.tidy(), self.read_letters());
+        tokio::join!(self.let_go(), self.keep_tidy(), self.read_letters());
+    }
+
+    /// Copies the answers that are kept, one after the other, until no call runs any more. A replica that ends does
+    /// so: nobody can ask it for the answer of a client whose connection broke just before.
+    pub(crate) async fn hand_over(&self) {
+        let Some(exchange) = &self.carrier.exchange else { return };
+        let mut failures = 0;
+        while failures < COPY_TRIES {
+            // Looked at first: what ends after that needs another round.
+            let is_last = !self.carrier.replays.are_running();
+            match self.carrier.copy_ended(exchange).await {
+                Ok(()) if is_last => return,
+                Ok(()) => sleep(HAND_OVER_LOOK).await,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "cannot leave an answer for other replicas; trying again");
+                    sleep(COPY_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Lets go of sessions that must leave memory.
@@ -170,20 +192,28 @@ impl SharedSessions {
         }
     }
 
-    async fn tidy(&self) {
+    async fn keep_tidy(&self) {
         loop {
             sleep(TIDY).await;
-            let in_use = lock(&self.carrier.uses)
-                .ids()
-                .map(|id| id.as_ref().to_owned())
-                .collect();
-            let mut tidied = self.records.tidy(in_use).await;
-            if let (Ok(()), Some(exchange)) = (&tidied, &self.carrier.exchange) {
-                tidied = exchange.tidy().await;
-            }
-            if let Err(error) = tidied {
+            if let Err(error) = self.tidy().await {
                 tracing::debug!(%error, "cannot tidy sessions; trying again");
             }
+        }
+    }
+
+    /// Removes from the database what nobody needs any more: sessions, letters, copies of streams.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database does not answer.
+    pub async fn tidy(&self) -> Result<(), DatabaseError> {
+        let in_use = lock(&self.carrier.uses)
+            .ids()
+            .map(|id| id.as_ref().to_owned())
+            .collect();
+        self.records.tidy(in_use).await?;
+        match &self.carrier.exchange {
+            Some(exchange) => exchange.tidy().await,
+            None => Ok(()),
         }
     }
 
@@ -272,20 +302,36 @@ impl Carrier {
             copy(replay, exchange).await;
         }
     }
+
+    /// Copies the streams that have ended and are not in the database yet.
+    async fn copy_ended(&self, exchange: &Exchange) -> Result<(), DatabaseError> {
+        for replay in self.replays.not_copied() {
+            replay.want_copy();
+            copy_once(&replay, exchange).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Copies what another replica waits for; tries again if it fails, since there may be no further message.
 async fn copy(replay: &Replay, exchange: &Exchange) {
-    let _turn = replay.copying.lock().await;
     for _ in 0..COPY_TRIES {
-        let Some(part) = replay.to_copy() else { return };
-        let count = part.from + part.messages.len();
-        match exchange.copy(&replay.id, &replay.session, part).await {
-            Ok(()) => return replay.copied(count),
+        match copy_once(replay, exchange).await {
+            Ok(()) => return,
             Err(error) => tracing::warn!(%error, "cannot copy a stream for another replica; trying again"),
         }
         sleep(COPY_PAUSE).await;
     }
+}
+
+/// Copies what somebody who reads the copy lacks.
+async fn copy_once(replay: &Replay, exchange: &Exchange) -> Result<(), DatabaseError> {
+    let _turn = replay.copying.lock().await;
+    let Some(part) = replay.to_copy() else { return Ok(()) };
+    let (count, with_end) = (part.from + part.messages.len(), part.has_ended);
+    exchange.copy(&replay.id, &replay.session, part).await?;
+    replay.copied(count, with_end);
+    Ok(())
 }
 
 /// News of a session itself: its subscriptions, its end.

@@ -1,7 +1,7 @@
 //! The answer to one POST, as a stream that can be read again from any place: its client may lose the connection.
 //!
 //! The messages stay in memory for a while after the end. They go to the database only when another replica asks for
-//! them, so a call whose client stays costs nothing there.
+//! them, or when this one ends, so a call whose client stays costs nothing there.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -47,6 +47,8 @@ struct State {
     ended: Option<Instant>,
     /// How many messages are in the database; `None` while nobody else wants them.
     copied: Option<usize>,
+    /// Whether the end is there, too.
+    end_copied: bool,
 }
 
 /// Messages to copy to the database, the first at `from`.
@@ -85,10 +87,10 @@ impl Replay {
         state.copied = state.copied.or(Some(0));
     }
 
-    /// What somebody who reads the copy lacks; `None` if nobody does.
+    /// What somebody who reads the copy lacks; `None` if nobody does, or if it is all there.
     pub(super) fn to_copy(&self) -> Option<Copying> {
         let state = lock(&self.state);
-        let from = state.copied?;
+        let from = state.copied.filter(|_| !state.end_copied)?;
         Some(Copying {
             from,
             messages: state.messages.get(from..).unwrap_or_default().to_vec(),
@@ -96,9 +98,11 @@ impl Replay {
         })
     }
 
-    /// The first `count` messages are in the database.
-    pub(super) fn copied(&self, count: usize) {
-        lock(&self.state).copied = Some(count);
+    /// The first `count` messages are in the database, and the end if `with_end`.
+    pub(super) fn copied(&self, count: usize, with_end: bool) {
+        let mut state = lock(&self.state);
+        state.copied = Some(count);
+        state.end_copied = with_end;
     }
 
     /// Waits for the message at `index`; `None` after the last.
@@ -228,6 +232,22 @@ impl Replays {
         }
     }
 
+    /// Whether a call still runs.
+    pub(super) fn are_running(&self) -> bool {
+        let kept = lock(&self.0);
+        kept.streams.len() > kept.ended.len()
+    }
+
+    /// The streams that have ended and are not in the database yet, the oldest first.
+    pub(super) fn not_copied(&self) -> Vec<Arc<Replay>> {
+        let kept = lock(&self.0);
+        let ended = kept.ended.iter().filter_map(|number| kept.streams.get(number));
+        ended
+            .filter(|replay| !lock(&replay.state).end_copied)
+            .cloned()
+            .collect()
+    }
+
     /// Lets go of streams that ended more than [`KEEP`] ago.
     pub(super) fn tidy(&self) {
         let mut kept = lock(&self.0);
@@ -305,11 +325,31 @@ mod tests {
         assert_eq!((first.from, first.messages.len(), first.has_ended), (0, 1, false));
         let again = replay.to_copy().unwrap();
         assert_eq!((again.from, again.messages.len()), (0, 1), "it could not be copied");
-        replay.copied(1);
+        replay.copied(1, false);
         replay.push(message(2));
         replay.end();
         let second = replay.to_copy().unwrap();
         assert_eq!((second.from, second.messages.len(), second.has_ended), (1, 1, true));
+        replay.copied(2, true);
+        assert!(replay.to_copy().is_none(), "nothing is copied twice");
+    }
+
+    /// A replica that ends must leave behind every answer, and must not end before the calls that still run.
+    #[test]
+    fn what_is_not_copied_yet_is_known() {
+        let numbers = |replays: &Replays| -> Vec<u64> {
+            let left = replays.not_copied();
+            left.iter().map(|replay| replay.id.number).collect()
+        };
+        let replays = Replays::default();
+        let streams = [(); 3].map(|()| replays.open("r", "session"));
+        assert_eq!((numbers(&replays), replays.are_running()), (vec![], true));
+        replays.ended(&streams[1]);
+        replays.ended(&streams[0]);
+        assert_eq!((numbers(&replays), replays.are_running()), (vec![2, 1], true));
+        streams[1].copied(0, true);
+        replays.ended(&streams[2]);
+        assert_eq!((numbers(&replays), replays.are_running()), (vec![1, 3], false));
     }
 
     /// Answers that nobody asks for again must not fill the memory.

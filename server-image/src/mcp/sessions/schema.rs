@@ -27,6 +27,12 @@ pub const MIGRATIONS: &[Migration] = &[
         postgres: "ALTER TABLE mcp_sessions ADD COLUMN owner text",
         sqlite: "ALTER TABLE mcp_sessions ADD COLUMN owner TEXT",
     },
+    Migration {
+        name: "mcp_5_letters_by_age",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS mcp_letters_by_age ON mcp_letters (created_at)",
+        // One replica writes no letters.
+        sqlite: "",
+    },
 ];
 
 // Events and letters live for minutes. Unlogged tables spare the write-ahead log; a crash of Postgres empties them,

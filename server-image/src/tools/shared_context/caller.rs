@@ -1,7 +1,8 @@
 //! Who calls. The one place where identities are resolved: what is proven beats what is claimed.
 //!
 //! 1. A token (`auth_token`, or `Authorization: Bearer sct_…`) makes the caller the agent that the token was made for.
-//! 2. Else, a caller whose credential was verified in front of the tools (a [`Principal`]) is the agent of its own name.
+//! 2. Else, a caller whose credential was verified in front of the tools (a [`Principal`]) is the agent of its own
+//!    name.
 //! 3. Else, on a server without API keys, the caller is whom it says it is (`agent_id`). On a server with API keys
 //!    nobody gets in without a token.
 //!

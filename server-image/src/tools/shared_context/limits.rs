@@ -48,6 +48,9 @@ pub const EXPIRES_IN_MAX: i64 = 365 * 24 * 3600;
 pub const PAGE_MAX: i64 = 1_000;
 /// Messages in a page unless asked otherwise.
 pub const PAGE_DEFAULT: i64 = 50;
+/// Size of a page after which it takes in no more messages, in bytes: a thousand of the longest ones have 400 MB, more
+/// than a pod.
+pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Most recent messages that `get_session` shows.
 pub const RECENT_MESSAGES: i64 = 50;
 /// Most memory entries in one list.

@@ -45,8 +45,8 @@ impl Permission {
         }
     }
 
-    /// What a caller with these scopes may do: the permissions that they name, as `admin` or `mcp:admin`. A caller whose
-    /// scopes name none may read and write: what it may call at all was decided before.
+    /// What a caller with these scopes may do: the permissions that they name, as `admin` or `mcp:admin`. A caller
+    /// whose scopes name none may read and write: what it may call at all was decided before.
     #[must_use]
     pub fn of_scopes(scopes: &BTreeSet<String>) -> Permissions {
         let all = [Self::Read, Self::Write, Self::Admin, Self::Debug];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rmcp::model::{GetPromptResult, Prompt, PromptArgument, PromptMessage, Role};
 
@@ -11,7 +12,8 @@ use super::checks::{self, explain};
 use super::limits;
 use super::model::{Message, SessionHeader, SessionView};
 use super::permission::Permission;
-use super::storage::StorageError;
+use super::retention::in_days;
+use super::storage::{MessageQuery, StorageError};
 use super::tools::SharedContext;
 use crate::tools::{CallContext, PromptArguments, PromptRegistry, PromptResult, ToolError};
 
@@ -72,7 +74,16 @@ impl SharedContext {
         let (Some(header), Some(view)) = (header, view) else {
             return Err(explain(StorageError::SessionNotFound));
         };
-        Ok(message(analysis(&header, &view, &caller)))
+        let first = MessageQuery {
+            session_id: id,
+            reader: caller.agent().clone(),
+            visibility: None,
+            limit: 1,
+            offset: 0,
+        };
+        let total = self.storage.get_messages(first).await.map_err(explain)?.total_count;
+        let inactive = self.retention.inactive_session;
+        Ok(message(analysis(&header, &view, total, &caller, inactive)))
     }
 }
 
@@ -188,11 +199,13 @@ fn plan(purpose: &str, roles: &[&str], kind: &str, rounds: u8, session: Option<&
     text
 }
 
-/// What can be said of a session by what the caller sees of it.
-fn analysis(header: &SessionHeader, view: &SessionView, caller: &Caller) -> String {
+/// What can be said of a session by what the caller sees of it. It may read `total` messages; without any for the time
+/// `inactive`, the session is closed.
+fn analysis(header: &SessionHeader, view: &SessionView, total: i64, caller: &Caller, inactive: Duration) -> String {
     let messages = &view.recent;
+    let shown = i64::try_from(messages.len()).unwrap_or(i64::MAX);
     let mut text = format!(
-        "# Session {}\n\nPurpose: {}\nCreated: {} by {}\nLast change: {}\nState: {}\n\n{} sees {} messages{}.\n",
+        "# Session {}\n\nPurpose: {}\nCreated: {} by {}\nLast change: {}\nState: {}\n\n{} sees {total} messages{}.\n",
         header.id,
         header.purpose,
         header.created_at,
@@ -204,11 +217,10 @@ fn analysis(header: &SessionHeader, view: &SessionView, caller: &Caller) -> Stri
             "closed: it takes no more messages"
         },
         caller.agent_id(),
-        messages.len(),
-        if messages.len() < 1_000 {
-            ""
+        if shown < total {
+            format!("; this is about the newest {shown}")
         } else {
-            ", the newest ones"
+            String::new()
         },
     );
     counts(
@@ -234,7 +246,7 @@ fn analysis(header: &SessionHeader, view: &SessionView, caller: &Caller) -> Stri
         );
     }
     text.push_str("\n## What to look at\n");
-    text.push_str(advice(view.is_active, messages));
+    text.push_str(&advice(view.is_active, messages, inactive));
     text
 }
 
@@ -249,25 +261,29 @@ fn counts<'a>(text: &mut String, title: &str, names: impl Iterator<Item = &'a st
     }
 }
 
-fn advice(is_active: bool, messages: &[Message]) -> &'static str {
+fn advice(is_active: bool, messages: &[Message], inactive: Duration) -> String {
+    if !is_active {
+        let time = in_days(inactive);
+        return format!("Nothing happened here for {time}, so it was closed. Go on in a new session.\n");
+    }
     let mut senders: Vec<&str> = messages.iter().map(|message| message.sender.as_str()).collect();
     senders.sort_unstable();
     senders.dedup();
-    match (is_active, senders.len()) {
-        (false, _) => "Nothing happened here for 7 days, so it was closed. Go on in a new session.\n",
-        (true, 0) => {
+    let advice = match senders.len() {
+        0 => {
             "There is no message that you may read. Check that the others use this very session_id, that they write with \
              visibility public, and that your token is the one you think it is.\n"
         }
-        (true, 1) => {
+        1 => {
             "Only one agent is heard. Check that the others have the session_id and a valid token, and write with \
              visibility public.\n"
         }
-        (true, _) => {
+        _ => {
             "Several agents are heard. If somebody misses a message, compare its visibility with the reader: private is \
              for its sender alone, agent_only for agents of the sender's proven type.\n"
         }
-    }
+    };
+    advice.to_owned()
 }
 
 #[cfg(test)]
@@ -281,6 +297,15 @@ mod tests {
             .collect();
         let result = setup_collaboration(&arguments).map_err(|error| error.into_envelope()["error"].to_string())?;
         Ok(serde_json::to_string(&result).unwrap())
+    }
+
+    /// Who reads of another time than the one that is set looks for the cause in the wrong place.
+    #[test]
+    fn a_closed_session_was_idle_for_the_time_that_is_set() {
+        for (days, expected) in [(1, "for 1 day,"), (3, "for 3 days,")] {
+            let text = advice(false, &[], Duration::from_hours(24 * days));
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     /// A plan must name every agent, and the session to use; a mistake must be named instead of guessed around.

@@ -85,7 +85,8 @@ impl ResourceProvider for Resources {
                 "session://{session_id}/messages/{limit}",
                 "session-messages",
                 JSON,
-                "The most recent messages of a session that you may read, newest first; limit is from 1 to 1000.",
+                "The most recent messages of a session that you may read, newest first; limit is from 1 to 1000. Fewer \
+                 if they are long.",
             ),
             (
                 "agent://{agent_id}/memory",
@@ -226,8 +227,8 @@ impl SharedContext {
         Ok(json!({"agent_id": caller.agent_id(), "count": entries.len(), "entries": entries}))
     }
 
-    /// The caller, if it is the agent `agent`, which alone may see its memory. Where nobody proves who it is, naming the
-    /// agent is the claim.
+    /// The caller, if it is the agent `agent`, which alone may see its memory. Where nobody proves who it is, naming
+    /// the agent is the claim.
     async fn owner_of_memory(&self, agent: String, context: &CallContext) -> Result<Caller, ToolError> {
         let claim = Claim {
             agent_id: Some(agent.clone()),

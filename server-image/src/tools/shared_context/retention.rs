@@ -22,7 +22,8 @@ const FIRST: Duration = Duration::from_mins(1);
 pub struct RetentionSettings {
     /// Time between two rounds.
     pub interval: Duration,
-    /// Sessions without a change for this long are closed: they can be read, but take no more messages.
+    /// Sessions without a change for this long are closed: they can be read, but take no more messages. Memory of the
+    /// session that is set is a change, too.
     pub inactive_session: Duration,
     /// Closed sessions without a change for this long are deleted, with their messages and the memory of theirs.
     pub closed_session: Duration,
@@ -38,6 +39,14 @@ impl Default for RetentionSettings {
             closed_session: Duration::from_hours(30 * 24),
             audit_log: Duration::from_hours(30 * 24),
         }
+    }
+}
+
+/// One of these times for a sentence; people set them in days.
+pub(super) fn in_days(time: Duration) -> String {
+    match time.as_secs() / (24 * 3600) {
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
     }
 }
 

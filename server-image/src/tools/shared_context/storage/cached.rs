@@ -163,6 +163,8 @@ impl Messages for CachedStorage {
 #[async_trait]
 impl Memory for CachedStorage {
     async fn set_memory(&self, entry: NewMemory) -> Result<StoredMemory, StorageError> {
+        // The time of the session's last use may change, too: not worth forgetting its messages here at once, before
+        // the journal tells of it.
         let tag = memory_tag(&entry.agent_id, entry.session_id.as_deref(), &entry.key);
         let _writing = self.cache.writing(vec![tag]);
         write(|| self.storage.set_memory(entry.clone())).await

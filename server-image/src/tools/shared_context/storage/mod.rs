@@ -27,6 +27,10 @@ use super::retention::Cleaning;
 use super::search::Search;
 use crate::database::{Database, DatabaseError};
 
+/// Setting memory of a session counts as a use of the session, which is noted once in this time: more often it would
+/// make writers wait for each other, and all replicas forget the session's messages.
+const USE_NOTED_EVERY: Duration = Duration::from_mins(1);
+
 /// Which messages to read.
 #[derive(Debug, Clone)]
 pub struct MessageQuery {
@@ -117,8 +121,8 @@ pub trait Sessions: Send + Sync + 'static {
     /// [`StorageError::Database`].
     async fn session_header(&self, id: &str) -> Result<Option<SessionHeader>, StorageError>;
 
-    /// The changing part of a session as `reader` sees it, with at most `recent` messages; `None` if there is no such
-    /// session.
+    /// The changing part of a session as `reader` sees it, with at most `recent` messages, and no more than fit in
+    /// [`PAGE_BYTES`](super::limits::PAGE_BYTES); `None` if there is no such session.
     ///
     /// # Errors
     /// [`StorageError::Database`].
@@ -135,7 +139,8 @@ pub trait Messages: Send + Sync + 'static {
     /// [`StorageError::ParentNotFound`], [`StorageError::Database`].
     async fn add_message(&self, message: NewMessage) -> Result<StoredMessage, StorageError>;
 
-    /// Reads a page of messages.
+    /// Reads a page of messages: as many as are asked for, or fit in [`PAGE_BYTES`](super::limits::PAGE_BYTES); at
+    /// least one, if there is one.
     ///
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
@@ -145,7 +150,7 @@ pub trait Messages: Send + Sync + 'static {
 /// Stored memory of agents.
 #[async_trait]
 pub trait Memory: Send + Sync + 'static {
-    /// Sets a memory entry.
+    /// Sets a memory entry. A session that it is limited to has been used with that.
     ///
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::KeyExists`], [`StorageError::MemoryFull`],

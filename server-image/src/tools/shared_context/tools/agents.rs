@@ -34,6 +34,9 @@ struct AuthenticateAgent {
     requested_permissions: Vec<Permission>,
     /// The API key, for clients that cannot send the header X-API-Key.
     api_key: Option<String>,
+    /// Taken for clients that pass it with every tool; it proves nothing here.
+    #[serde(rename = "auth_token")]
+    _auth_token: Option<String>,
 }
 
 fn read_and_write() -> Vec<Permission> {

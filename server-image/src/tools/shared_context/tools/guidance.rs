@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::SharedContext;
 use crate::tools::shared_context::caller::{Caller, Claim};
 use crate::tools::shared_context::permission::Permission;
+use crate::tools::shared_context::retention::{RetentionSettings, in_days};
 use crate::tools::{CallContext, Effect, InvalidTool, ToolRegistry, ToolResult};
 
 #[derive(Deserialize, JsonSchema)]
@@ -65,12 +66,13 @@ impl SharedContext {
             "guidance_type": arguments.guidance_type,
             "agent_id": caller.agent_id(),
             "permissions": caller.permissions(),
-            "guidance": guidance(arguments.guidance_type, &caller, self.callers.keys().is_open()),
+            "guidance": guidance(arguments.guidance_type, &caller, self.callers.keys().is_open(), self.retention),
         }))
     }
 }
 
-fn guidance(subject: GuidanceType, caller: &Caller, is_open: bool) -> Value {
+fn guidance(subject: GuidanceType, caller: &Caller, is_open: bool, retention: RetentionSettings) -> Value {
+    let (closed_after, deleted_after) = (in_days(retention.inactive_session), in_days(retention.closed_session));
     match subject {
         GuidanceType::Operations => operations_for(caller),
         GuidanceType::Coordination => json!({
@@ -82,7 +84,10 @@ fn guidance(subject: GuidanceType, caller: &Caller, is_open: bool) -> Value {
             ],
             "handing_over": "Write a public message that says what is done and what is open; memory is private to an agent.",
             "finding": "search_context finds text that is only similar; search_by_sender and search_by_timerange narrow down.",
-            "sessions_end": "A session without changes for 7 days is closed, and deleted after 30.",
+            "sessions_end": format!(
+                "A session that gets no messages and no memory is closed after {closed_after}, and deleted after \
+                 {deleted_after}."
+            ),
         }),
         GuidanceType::Security => json!({
             "who_you_are": if is_open {
@@ -105,8 +110,8 @@ fn guidance(subject: GuidanceType, caller: &Caller, is_open: bool) -> Value {
         }),
         GuidanceType::Troubleshooting => json!({
             "INVALID_INPUT_FORMAT": "An argument is wrong; context.field names it. tools/list shows the schema.",
-            "SESSION_NOT_FOUND": "Check the session_id; sessions unused for 30 days are deleted.",
-            "SESSION_CLOSED": "Nothing happened there for 7 days. Go on in a new session.",
+            "SESSION_NOT_FOUND": format!("Check the session_id; sessions unused for {deleted_after} are deleted."),
+            "SESSION_CLOSED": format!("Nothing happened there for {closed_after}. Go on in a new session."),
             "MEMORY_NOT_FOUND": "Entries belong to one agent and to one session or none; list_memory with session_id \"all\" shows yours.",
             "PERMISSION_DENIED": "The call needs a token, or a permission that yours does not have.",
             "TOKEN_AUTHENTICATION_FAILED": "The token has ended. Call authenticate_agent again.",

@@ -46,7 +46,7 @@ const fn public() -> Visibility {
 struct GetMessages {
     /// Id from `create_session`.
     session_id: String,
-    /// Most messages to return.
+    /// Most messages to return; fewer if they are long.
     #[serde(default = "page_default")]
     #[schemars(range(min = 1, max = 1_000))]
     limit: i64,
@@ -79,7 +79,8 @@ impl SharedContext {
         registry.add(
             "get_messages",
             Effect::Reads,
-            "Returns messages of a session that you may read, oldest first, a page at a time.",
+            "Returns messages of a session that you may read, oldest first, a page at a time. While has_more is true, \
+             go on at offset + count.",
             self.method(Self::get_messages),
         )
     }
@@ -132,12 +133,14 @@ impl SharedContext {
             offset,
         };
         let page = self.storage.get_messages(query).await.map_err(explain)?;
+        // The page may have fewer messages than asked for, although there are more.
+        let count = i64::try_from(page.messages.len()).unwrap_or(i64::MAX);
         Ok(json!({
             "success": true,
-            "count": page.messages.len(),
+            "count": count,
             "messages": page.messages,
             "total_count": page.total_count,
-            "has_more": offset.saturating_add(limit) < page.total_count,
+            "has_more": offset.saturating_add(count) < page.total_count,
         }))
     }
 }

@@ -17,8 +17,10 @@ use super::audit::trail;
 use super::caller::{Caller, Callers, Claim};
 use super::checks::explain;
 use super::chores::Chores;
+use super::limits::Quotas;
 use super::permission::Permission;
 use super::resources::Resources;
+use super::retention::RetentionSettings;
 use super::settings::SharedContextSettings;
 use super::storage::{Storage, StorageError};
 use super::tokens::Tokens;
@@ -32,6 +34,9 @@ pub struct SharedContext {
     pub(super) callers: Callers,
     pub(super) changes: Changes,
     pub(super) performance: Performance,
+    /// For texts that tell of them; the storage and the chores keep to them.
+    pub(super) retention: RetentionSettings,
+    pub(super) quotas: Quotas,
 }
 
 impl SharedContext {
@@ -52,6 +57,8 @@ impl SharedContext {
             callers: Callers::new(settings.api_keys.clone(), tokens, audit),
             changes,
             performance,
+            retention: settings.retention,
+            quotas: settings.quotas,
         };
         (Arc::new(toolset), chores)
     }
@@ -86,8 +93,8 @@ impl SharedContext {
         move |arguments, context| method(Arc::clone(&this), arguments, context)
     }
 
-    /// Runs `write` to its end and tells who follows `resource`, also if the caller goes away meanwhile: a database may do
-    /// what it was asked all the same.
+    /// Runs `write` to its end and tells who follows `resource`, also if the caller goes away meanwhile: a database may
+    /// do what it was asked all the same.
     pub(super) async fn write<T, Writing>(
         &self,
         resource: String,

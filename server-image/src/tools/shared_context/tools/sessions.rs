@@ -46,13 +46,17 @@ impl SharedContext {
         registry.add(
             "create_session",
             Effect::Adds,
-            "Creates a session that agents share, and returns its session_id. A named agent may have 50 in use.",
+            format!(
+                "Creates a session that agents share, and returns its session_id. A named agent may have {} in use.",
+                self.quotas.sessions_per_agent
+            ),
             self.method(Self::create_session),
         )?;
         registry.add(
             "get_session",
             Effect::Reads,
-            "Returns a session with its 50 most recent messages that you may read, newest first.",
+            "Returns a session with its 50 most recent messages that you may read, newest first; with fewer if they \
+             are long.",
             self.method(Self::get_session),
         )
     }

@@ -1,10 +1,10 @@
 //! `partial_ratio` as RapidFuzz 3.14 defines it, to the last bit of the result: how well the shorter of two texts fits
 //! the best-fitting part of the longer one, from 0 to 100.
 //!
-//! The fit of two texts is their normalized indel similarity: `2 · common ÷ (sum of the lengths)`, where `common` is the
-//! length of the longest common subsequence and lengths are in code points. Parts are all windows of the shorter text's
-//! length and all shorter starts and ends of the longer text. RapidFuzz measures the parts one by one; here all starts
-//! and all ends are one pass each, and most windows are skipped.
+//! The fit of two texts is their normalized indel similarity: `2 · common ÷ (sum of the lengths)`, where `common` is
+//! the length of the longest common subsequence and lengths are in code points. Parts are all windows of the shorter
+//! text's length and all shorter starts and ends of the longer text. RapidFuzz measures the parts one by one; here all
+//! starts and all ends are one pass each, and most windows are skipped.
 
 mod alignment;
 mod pattern;

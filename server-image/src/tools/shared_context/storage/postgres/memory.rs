@@ -8,7 +8,9 @@ use super::{PostgresStorage, missing_session, seconds};
 use crate::tools::shared_context::model::{
     ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, NewMemory, StoredMemory,
 };
-use crate::tools::shared_context::storage::{Memory, StorageError, from_text, memory_size, scope_name, to_text};
+use crate::tools::shared_context::storage::{
+    Memory, StorageError, USE_NOTED_EVERY, from_text, memory_size, scope_name, to_text,
+};
 
 /// Changes of one agent's memory wait for each other, so that two at once cannot both take the last place.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended('memory:' || $1, 0))";
@@ -32,9 +34,13 @@ fn set(has_quota: bool) -> String {
              metadata = excluded.metadata, size_bytes = excluded.size_bytes, expires_at = excluded.expires_at, \
              updated_at = now(), created_at = CASE WHEN old.expires_at <= now() THEN now() ELSE old.created_at END \
            WHERE $8 OR old.expires_at <= now() RETURNING updated_at, expires_at), \
+         used AS ( \
+           UPDATE sessions SET updated_at = now() WHERE id = $2 AND EXISTS (SELECT FROM stored) \
+           AND updated_at < now() - make_interval(secs => {})), \
          audited AS ( \
            INSERT INTO audit_log (agent_id, action, session_id, target) SELECT $1, 'set_memory', $2, $3 FROM stored) \
-         SELECT fits, updated_at, expires_at FROM quota LEFT JOIN stored ON true"
+         SELECT fits, updated_at, expires_at FROM quota LEFT JOIN stored ON true",
+        USE_NOTED_EVERY.as_secs()
     )
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::future::try_join;
 
-use super::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
+use super::{MESSAGE_COLUMNS, PostgresStorage, message, page, visible};
 use crate::database::PostgresConnection;
 use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{MessagePage, NewMessage, StoredMessage, Visibility};
@@ -62,7 +62,7 @@ impl Messages for PostgresStorage {
         let count = format!(
             "SELECT EXISTS (SELECT FROM sessions WHERE id = $1), (SELECT count(*) FROM messages WHERE {filter})"
         );
-        let page = format!("SELECT {MESSAGE_COLUMNS} FROM messages WHERE {filter} ORDER BY id LIMIT $6 OFFSET $7");
+        let found = format!("SELECT {MESSAGE_COLUMNS} FROM messages WHERE {filter} ORDER BY id LIMIT $6 OFFSET $7");
         let visibility = query.visibility.map(Visibility::as_str);
         let reader = &query.reader;
         let (counted, rows) = try_join(
@@ -77,7 +77,7 @@ impl Messages for PostgresStorage {
                 ],
             ),
             connection.query(
-                &page,
+                &page(&found, "id"),
                 &[
                     &query.session_id,
                     &reader.id,

@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::{StorageError, from_text};
 use crate::database::{DatabaseError, PostgresDatabase};
-use crate::tools::shared_context::limits::Quotas;
+use crate::tools::shared_context::limits::{PAGE_BYTES, Quotas};
 use crate::tools::shared_context::model::Message;
 
 pub(in crate::tools::shared_context) struct PostgresStorage {
@@ -40,6 +40,18 @@ pub(in crate::tools::shared_context) fn visible(first: u8) -> String {
 /// Columns that [`message`] reads.
 pub(in crate::tools::shared_context) const MESSAGE_COLUMNS: &str =
     "id, session_id, sender, content, visibility, metadata, created_at, parent_message_id";
+
+/// The messages of a page, of those that `found` selects in the order `order`. Sizes are those of the stored values,
+/// which Postgres knows without reading them.
+fn page(found: &str, order: &str) -> String {
+    format!(
+        "SELECT {MESSAGE_COLUMNS} FROM ( \
+           SELECT {MESSAGE_COLUMNS}, sum(octet_length(content) + coalesce(octet_length(metadata), 0)) \
+             OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before \
+           FROM ({found}) AS found) AS sized \
+         WHERE coalesce(bytes_before, 0) < {PAGE_BYTES} ORDER BY {order}"
+    )
+}
 
 /// A message from a row of [`MESSAGE_COLUMNS`].
 pub(in crate::tools::shared_context) fn message(row: &Row) -> Result<Message, StorageError> {

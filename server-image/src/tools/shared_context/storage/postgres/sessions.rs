@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::future::try_join;
 
-use super::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
+use super::{MESSAGE_COLUMNS, PostgresStorage, message, page, visible};
 use crate::tools::shared_context::model::{Agent, NewSession, SessionHeader, SessionView};
 use crate::tools::shared_context::storage::{Sessions, StorageError, from_text, to_text};
 
@@ -83,14 +83,14 @@ impl Sessions for PostgresStorage {
 
     async fn session_view(&self, id: &str, reader: &Agent, recent: i64) -> Result<Option<SessionView>, StorageError> {
         let connection = self.database.connection().await?;
-        let messages = format!(
+        let newest = format!(
             "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = $1 AND {} ORDER BY id DESC LIMIT $5",
             visible(2)
         );
         let (session, messages) = try_join(
             connection.query_opt("SELECT is_active, updated_at FROM sessions WHERE id = $1", &[&id]),
             connection.query(
-                &messages,
+                &page(&newest, "id DESC"),
                 &[&id, &reader.id, &reader.agent_type, &reader.is_admin, &recent],
             ),
         )

@@ -70,8 +70,8 @@ impl StoredTokens for PostgresStorage {
                SELECT $2, agent_id, agent_type, permissions, is_proven, now() + make_interval(secs => $3) FROM ended \
                RETURNING {CLAIMS}), \
              audited AS ( \
-               INSERT INTO audit_log (agent_id, agent_type, action) \
-               SELECT agent_id, agent_type, 'refresh_token' FROM issued) \
+               INSERT INTO audit_log (agent_id, agent_type, action, target) \
+               SELECT agent_id, agent_type, 'refresh_token', permissions FROM issued) \
              SELECT {CLAIMS} FROM issued"
         );
         let connection = self.database.connection().await?;

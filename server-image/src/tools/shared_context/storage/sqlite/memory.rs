@@ -3,12 +3,14 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
-use super::{Audited, SqliteStorage, audit, missing_session, now, time};
+use super::{Audited, SqliteStorage, audit, micros, missing_session, now, time};
 use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{
     ListedMemory, MemoryEntry, MemoryQuery, MemoryScope, NewMemory, StoredMemory,
 };
-use crate::tools::shared_context::storage::{Memory, StorageError, from_text, memory_size, scope_name, to_text};
+use crate::tools::shared_context::storage::{
+    Memory, StorageError, USE_NOTED_EVERY, from_text, memory_size, scope_name, to_text,
+};
 
 #[async_trait]
 impl Memory for SqliteStorage {
@@ -65,6 +67,9 @@ pub(super) fn set_memory(
     if stored == 0 {
         return Err(StorageError::KeyExists);
     }
+    if let Some(session_id) = &entry.session_id {
+        note_use(connection, session_id, now)?;
+    }
     let line = Audited {
         agent_id: &entry.agent_id,
         agent_type: None,
@@ -77,6 +82,14 @@ pub(super) fn set_memory(
         updated_at: time(now),
         expires_at: expires_at.map(time),
     })
+}
+
+/// Lets the session live on for the entry.
+fn note_use(connection: &Connection, session_id: &str, now: i64) -> Result<(), StorageError> {
+    connection
+        .prepare_cached("UPDATE sessions SET updated_at = ?2 WHERE id = ?1 AND updated_at < ?3")?
+        .execute(params![session_id, now, now.saturating_sub(micros(USE_NOTED_EVERY))])?;
+    Ok(())
 }
 
 fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64, quotas: Quotas) -> Result<bool, StorageError> {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, now, time};
+use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, now, page, time};
 use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{MessagePage, NewMessage, StoredMessage, Visibility};
 use crate::tools::shared_context::storage::{MessageQuery, Messages, StorageError, to_text};
@@ -121,22 +121,19 @@ pub(super) fn get_messages(connection: &Connection, query: &MessageQuery) -> Res
             },
             |row| row.get(0),
         )?;
-    let page = format!("SELECT {MESSAGE_COLUMNS} FROM messages WHERE {filter} ORDER BY id LIMIT :limit OFFSET :offset");
-    let mut statement = connection.prepare_cached(&page)?;
-    let rows = statement.query_and_then(
-        named_params! {
-            ":session": query.session_id,
-            ":reader": reader.id,
-            ":type": reader.agent_type,
-            ":admin": reader.is_admin,
-            ":visibility": visibility,
-            ":limit": query.limit,
-            ":offset": query.offset,
-        },
-        message,
-    )?;
+    let sql = format!("SELECT {MESSAGE_COLUMNS} FROM messages WHERE {filter} ORDER BY id LIMIT :limit OFFSET :offset");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query(named_params! {
+        ":session": query.session_id,
+        ":reader": reader.id,
+        ":type": reader.agent_type,
+        ":admin": reader.is_admin,
+        ":visibility": visibility,
+        ":limit": query.limit,
+        ":offset": query.offset,
+    })?;
     Ok(MessagePage {
-        messages: rows.collect::<Result<_, _>>()?,
+        messages: page(rows)?,
         total_count,
     })
 }

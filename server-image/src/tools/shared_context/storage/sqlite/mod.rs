@@ -11,11 +11,11 @@ mod tokens;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Rows, params};
 
 use super::{StorageError, from_text};
 use crate::database::{DatabaseError, SqliteDatabase};
-use crate::tools::shared_context::limits::Quotas;
+use crate::tools::shared_context::limits::{PAGE_BYTES, Quotas};
 use crate::tools::shared_context::model::Message;
 
 pub(in crate::tools::shared_context) struct SqliteStorage {
@@ -51,6 +51,25 @@ pub(in crate::tools::shared_context) fn message(row: &Row<'_>) -> Result<Message
         timestamp: time(row.get(6)?),
         parent_message_id: row.get(7)?,
     })
+}
+
+/// The messages of a page, from rows of [`MESSAGE_COLUMNS`]. Rows that do not fit are not read.
+fn page(mut rows: Rows<'_>) -> Result<Vec<Message>, StorageError> {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_BYTES
+        && let Some(row) = rows.next()?
+    {
+        bytes += size(row)?;
+        messages.push(message(row)?);
+    }
+    Ok(messages)
+}
+
+/// What a message counts in a page, in bytes.
+fn size(row: &Row<'_>) -> Result<usize, rusqlite::Error> {
+    let content = row.get_ref(3)?.as_str()?;
+    let metadata = row.get_ref(5)?.as_str_or_null()?;
+    Ok(content.len() + metadata.map_or(0, str::len))
 }
 
 /// One line of the audit log.

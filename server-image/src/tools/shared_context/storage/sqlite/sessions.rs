@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, message, micros, now, time};
+use super::{Audited, MESSAGE_COLUMNS, SqliteStorage, VISIBLE, audit, micros, now, page, time};
 use crate::tools::shared_context::limits::Quotas;
 use crate::tools::shared_context::model::{Agent, NewSession, SessionHeader, SessionView};
 use crate::tools::shared_context::storage::{Sessions, StorageError, from_text, to_text};
@@ -108,19 +108,16 @@ pub(super) fn session_view(
         "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = :session AND {VISIBLE} ORDER BY id DESC LIMIT :limit"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_and_then(
-        named_params! {
-            ":session": id,
-            ":reader": reader.id,
-            ":type": reader.agent_type,
-            ":admin": reader.is_admin,
-            ":limit": recent,
-        },
-        message,
-    )?;
+    let rows = statement.query(named_params! {
+        ":session": id,
+        ":reader": reader.id,
+        ":type": reader.agent_type,
+        ":admin": reader.is_admin,
+        ":limit": recent,
+    })?;
     Ok(Some(SessionView {
         is_active,
         updated_at: time(updated_at),
-        recent: rows.collect::<Result<_, _>>()?,
+        recent: page(rows)?,
     }))
 }
