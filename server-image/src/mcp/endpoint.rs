@@ -17,7 +17,6 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -303,41 +302,17 @@ impl Endpoint {
     /// Gives a POST to rmcp.
     async fn hand_over(&self, request: http::Request<Bytes>) -> http::Response<BoxBody<Bytes, Infallible>> {
         let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
-        let turn = match session {
+        let _turn = match session {
             Some(id) => self.restoring.turn(&self.sessions, &id).await,
             None => None,
         };
         let body = is_json(request.headers()).then(|| request.body().clone());
-        let request = request.map(Full::new);
-        let response = match turn {
-            None => self.service.handle(request).await,
-            Some(turn) => self.restore_and_handle(turn, request).await,
-        };
+        let response = self.service.handle(request.map(Full::new)).await;
         match body {
             // The type was right, so it is the content that rmcp could not read.
             Some(body) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => unreadable::answer(&body),
             _ => response,
         }
-    }
-
-    /// Gives rmcp a POST for a session that it has to restore, in a task of its own: a client that goes away in the
-    /// middle would leave a session in memory that is there and knows no client.
-    async fn restore_and_handle(
-        &self,
-        turn: OwnedMutexGuard<()>,
-        request: http::Request<Full<Bytes>>,
-    ) -> http::Response<BoxBody<Bytes, Infallible>> {
-        let service = self.service.clone();
-        let handling = tokio::spawn(async move {
-            let response = service.handle(request).await;
-            drop(turn);
-            response
-        });
-        handling.await.unwrap_or_else(|_| {
-            let mut failed = http::Response::new(Full::default().boxed());
-            *failed.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            failed
-        })
     }
 }
 

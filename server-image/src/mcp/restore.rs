@@ -5,9 +5,8 @@
 //! with 500, because the session is there by then. Taking turns from the look on closes this gap.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::sessions::SharedSessions;
 
@@ -17,25 +16,25 @@ const TURNS: usize = 64;
 /// The turns.
 #[derive(Debug)]
 pub(super) struct Restoring {
-    turns: [Arc<Mutex<()>>; TURNS],
+    turns: [Mutex<()>; TURNS],
 }
 
 impl Restoring {
     pub(super) fn new() -> Self {
         Self {
-            turns: std::array::from_fn(|_| Arc::default()),
+            turns: std::array::from_fn(|_| Mutex::new(())),
         }
     }
 
     /// Waits for the turn of a request that names the session `id`; `None` if the session is in memory already.
-    pub(super) async fn turn(&self, sessions: &SharedSessions, id: &str) -> Option<OwnedMutexGuard<()>> {
+    pub(super) async fn turn(&self, sessions: &SharedSessions, id: &str) -> Option<MutexGuard<'_, ()>> {
         if sessions.is_here(id).await {
             return None;
         }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         let index = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
-        let turn = Arc::clone(&self.turns[index]).lock_owned().await;
+        let turn = self.turns[index].lock().await;
         // Whoever had the turn before may have restored it.
         (!sessions.is_here(id).await).then_some(turn)
     }

@@ -1,7 +1,7 @@
 //! `subscriptions/listen`: a client of 2026-07-28 follows lists and resources on one long answer.
 
 use std::collections::{BTreeSet, HashMap};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
@@ -57,14 +57,8 @@ pub(super) async fn serve(listener: Listener, context: &SubscriptionContext, end
     let mut ending = pin!(ending);
     let mut is_last = false;
     while !is_last {
-        let news = tokio::select! {
-            biased;
-            () = &mut ending => {
-                is_last = true;
-                listener.waiting()
-            }
-            news = listener.next() => news,
-        };
+        let news;
+        (news, is_last) = next_news(&listener, ending.as_mut()).await;
         for topic in news {
             let sink = context.sink();
             let sent = match topic {
@@ -79,6 +73,15 @@ pub(super) async fn serve(listener: Listener, context: &SubscriptionContext, end
                 return;
             }
         }
+    }
+}
+
+/// Waits for news; tells whether it is the last.
+async fn next_news(listener: &Listener, ending: Pin<&mut impl Future<Output = ()>>) -> (BTreeSet<Topic>, bool) {
+    tokio::select! {
+        biased;
+        () = ending => (listener.waiting(), true),
+        news = listener.next() => (news, false),
     }
 }
 
@@ -135,4 +138,28 @@ fn topics(filter: &SubscriptionFilter) -> BTreeSet<Topic> {
         .filter_map(|(wanted, topic)| (wanted == Some(true)).then_some(topic));
     let uris = filter.resource_subscriptions.iter().flatten();
     lists.chain(uris.cloned().map(Topic::Resource)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// A client that is told to listen elsewhere reads nothing again there: what it was not told is lost on it.
+    #[test]
+    fn what_waits_when_the_server_ends_is_told() {
+        let changes = Changes::alone();
+        let listener = changes.follow([Topic::Tools, Topic::Prompts]);
+        let serving = || next_news(&listener, pin!(pending())).now_or_never();
+        let ending = || next_news(&listener, pin!(ready(()))).now_or_never();
+        assert_eq!(serving(), None);
+        changes.publish(&Topic::Tools);
+        assert_eq!(serving(), Some((BTreeSet::from([Topic::Tools]), false)));
+        changes.publish(&Topic::Prompts);
+        assert_eq!(ending(), Some((BTreeSet::from([Topic::Prompts]), true)));
+        assert_eq!(ending(), Some((BTreeSet::new(), true)));
+    }
 }
