@@ -119,7 +119,12 @@ impl Writer {
         let mut stored = BTreeMap::new();
         for page in 0.. {
             let page = json!({"session_id": self.session, "offset": page * PAGE, "limit": PAGE});
-            let found = call(&self.url, "get_messages", page).await?;
+            // The load balancer may meet a pod that has just gone; to read may be tried again.
+            let found = eventually(Duration::from_secs(20), "a page of messages is read", async || {
+                let read = call(&self.url, "get_messages", page.clone()).await;
+                read.map_err(|error| error.to_string())
+            })
+            .await?;
             let messages = found["messages"].as_array().ok_or("no messages")?;
             for message in messages {
                 let number: usize = message["content"].as_str().ok_or("no content")?.parse()?;
