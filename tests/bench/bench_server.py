@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=8, help="length of a load")
     parser.add_argument("--warm-up", type=int, default=2, help="length of the load before each load")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 50, 1000], help="of the loads of echo")
-    parser.add_argument("--repetitions", type=int, default=200, help="calls of an operation in a round")
+    parser.add_argument("--repetitions", type=int, default=200, help="calls of an operation in a round, at least")
     parser.add_argument("--messages", type=int, default=1000, help="messages of the session that is searched")
     parser.add_argument("--keep-alive", type=int, default=10_000, help="connections that stay open")
     parser.add_argument("--idle-sessions", type=int, default=1000, help="sessions that nobody uses")

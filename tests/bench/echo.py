@@ -21,6 +21,9 @@ def rounds(options):
                 stack.enter_context(one)
                 for one in (servers.ours(options.binary), servers.fastmcp(answers), servers.typescript(answers))
             ]
+            if answers == "json":
+                # The floor: what the kernel and HTTP take by themselves.
+                started.append(stack.enter_context(servers.constant()))
             requests = {server.name: servers.echo(server, answers) for server in started}
             for server in started:
                 idle = usage(server.pid).rss_bytes

@@ -158,6 +158,36 @@ def typescript(answers: str):
     return running("TypeScript SDK", ["node", typescript_server(), port, answers], port)
 
 
+# What a call of echo is answered with, whoever asks and whatever for.
+CONSTANT = """
+daemon off; master_process off; pid {folder}/pid; error_log stderr;
+events { worker_connections 2048; }
+http {
+    access_log off; keepalive_requests 1000000000;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
+    scgi_temp_path {folder};
+    server {
+        listen 127.0.0.1:{port};
+        location / {
+            default_type application/json;
+            return 200 '{"jsonrpc":"2.0","id":1,"result":{"structuredContent":{"text":"hello"}}}';
+        }
+    }
+}
+"""
+
+
+@contextmanager
+def constant():
+    """nginx with one answer to everything: the least that a server of HTTP takes for a call."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        configuration = Path(folder) / "nginx.conf"
+        configuration.write_text(CONSTANT.replace("{folder}", folder).replace("{port}", str(port)))
+        with running("nginx, constant", ["nginx", "-c", configuration], port) as server:
+            yield server
+
+
 def published():
     """The published shared-context server, on a SQLite file."""
     port = free_port()

@@ -18,8 +18,7 @@ const HEADER: usize = 1 + size_of::<Position>();
 const COMPRESS_FROM: usize = 1_024;
 /// Fast, and within a few percent of the better ones for text.
 const LEVEL: i32 = 1;
-/// Longest JSON that is unpacked, in bytes: a page of 1000 messages of the greatest length has 100 MB, and such are
-/// not worth caching.
+/// Longest JSON that is unpacked, in bytes: somewhat more than a page of the longest messages.
 const JSON_MAX: usize = 8 * 1024 * 1024;
 
 /// Writes a value; `None` if it is too large to be cached.

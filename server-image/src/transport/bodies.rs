@@ -23,10 +23,13 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 
 use crate::auth::refusal::{refused, refused_for};
+use crate::memory;
 use crate::metrics::at_scrape;
 
-/// Memory for the bodies of all requests, in bytes.
-pub(super) const BUDGET: usize = 64 * 1024 * 1024;
+/// Most memory for the bodies of all requests, in bytes.
+const BUDGET: usize = 64 * 1024 * 1024;
+/// Where the container has a limit, they get no more than this part of it.
+const PART_OF_LIMIT: u64 = 4;
 /// A body of this announced length, in bytes, fits into a connection's first reads.
 const SMALL: u64 = 8 * 1024;
 /// What a value in an array or a map takes when it is parsed, in bytes: the value, room for more of them, and a key.
@@ -37,15 +40,20 @@ const MAP: usize = 1024;
 const RETRY_SECONDS: u64 = 1;
 
 /// The memory of one server process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Budget {
+    most: usize,
     used: AtomicUsize,
     refused: Counter,
 }
 
 impl Budget {
     pub(super) fn new(registry: &mut Registry) -> Arc<Self> {
-        let budget = Arc::<Self>::default();
+        let budget = Arc::new(Self {
+            most: most(memory::limit()),
+            used: AtomicUsize::new(0),
+            refused: Counter::default(),
+        });
         let read = Arc::clone(&budget);
         at_scrape::gauge(
             registry,
@@ -83,6 +91,12 @@ impl Budget {
     }
 }
 
+/// Memory for the bodies of all requests in a container with this limit.
+fn most(limit: Option<u64>) -> usize {
+    let part = limit.and_then(|limit| usize::try_from(limit / PART_OF_LIMIT).ok());
+    part.map_or(BUDGET, |part| part.min(BUDGET))
+}
+
 /// What one request has of the budget; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -94,7 +108,7 @@ pub(super) struct Share {
 impl Share {
     fn take(&self, bytes: usize) -> Result<(), OutOfMemory> {
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        if self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= BUDGET {
+        if self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.budget.most {
             return Ok(());
         }
         if !self.exceeded.swap(true, Ordering::Relaxed) {
@@ -105,7 +119,7 @@ impl Share {
 
     /// Whether it alone is more than the budget.
     fn can_never_fit(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > BUDGET
+        self.held.load(Ordering::Relaxed) > self.budget.most
     }
 
     /// The answer, or, if the body did not fit, the one that says so.
@@ -211,6 +225,22 @@ mod tests {
 
     fn weight(text: &str) -> usize {
         Scale::default().weigh(text.as_bytes())
+    }
+
+    /// Bodies that may take more than the container has end the process, with the calls of everybody.
+    #[test]
+    fn the_budget_is_a_part_of_the_containers_memory() {
+        const MIB: u64 = 1024 * 1024;
+        for (limit, expected) in [
+            (None, 64),
+            (Some(1024), 64),
+            (Some(256), 64),
+            (Some(96), 24),
+            (Some(0), 0),
+        ] {
+            let budget = most(limit.map(|limit| limit * MIB)) as u64;
+            assert_eq!(budget, expected * MIB, "{limit:?}");
+        }
     }
 
     /// What is not weighed can take a hundred times its length of memory; texts, which cannot, must not be refused.

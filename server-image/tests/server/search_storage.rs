@@ -291,6 +291,45 @@ async fn other_sessions_are_not_searched() {
     }
 }
 
+/// A hundred of the longest messages in one answer would be a sixth of a pod's memory, several times over.
+#[tokio::test]
+async fn answers_of_long_messages_have_fewer() {
+    let long = "🦀".repeat(100_000);
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let session = session(storage).await;
+        let start = Timestamp::now() - SignedDuration::from_hours(1);
+        for _ in 0..25 {
+            add(storage, message(&session, "ann", &long)).await;
+        }
+        let reader = Agent::named("eve");
+        let of_sender = SenderQuery {
+            session_id: session.clone(),
+            reader: reader.clone(),
+            sender: "ann".to_owned(),
+            limit: 100,
+        };
+        let of_time = TimeQuery {
+            session_id: session.clone(),
+            reader: reader.clone(),
+            start,
+            end: Timestamp::now() + SignedDuration::from_hours(1),
+            limit: 200,
+        };
+        let best = storage
+            .search(search(&session, reader), wanted("x", 0.0))
+            .await
+            .unwrap();
+        let counts = [
+            best.best.len(),
+            storage.messages_of_sender(of_sender).await.unwrap().len(),
+            storage.messages_of_time(of_time).await.unwrap().len(),
+        ];
+        // Eleven of 400,000 bytes are the first that fill 4 MiB.
+        assert_eq!(counts, [11, 11, 11], "{kind}");
+    }
+}
+
 /// The newest messages of one sender, and of nobody whose name merely looks like it.
 #[tokio::test]
 async fn messages_of_a_sender_are_the_newest_ones() {

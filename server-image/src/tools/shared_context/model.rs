@@ -177,6 +177,15 @@ pub struct Message {
     pub parent_message_id: Option<i64>,
 }
 
+impl Message {
+    /// What it counts in a page, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| metadata.to_string().len());
+        self.content.len() + metadata
+    }
+}
+
 /// Some of a session's messages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MessagePage {

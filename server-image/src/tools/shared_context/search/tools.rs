@@ -15,7 +15,7 @@ use super::storage::{Found, SearchQuery, SenderQuery, TimeQuery};
 use crate::tools::shared_context::caller::Claim;
 use crate::tools::shared_context::checks::{self, explain};
 use crate::tools::shared_context::limits;
-use crate::tools::shared_context::model::Visibility;
+use crate::tools::shared_context::model::{Message, Visibility};
 use crate::tools::shared_context::permission::Permission;
 use crate::tools::shared_context::tools::SharedContext;
 use crate::tools::{CallContext, Effect, InvalidTool, ToolError, ToolRegistry, ToolResult};
@@ -54,7 +54,7 @@ struct SearchContext {
     #[serde(default = "threshold_default")]
     #[schemars(range(min = 0, max = 100))]
     fuzzy_threshold: f64,
-    /// Most results to return.
+    /// Most results to return. Fewer are returned when they are long, and `is_shortened` is true then.
     #[serde(default = "results_default")]
     #[schemars(range(min = 1, max = 100))]
     limit: i64,
@@ -94,7 +94,7 @@ struct SearchBySender {
     /// Agent that sent the messages.
     #[schemars(length(min = 1, max = 100))]
     sender: String,
-    /// Most messages to return.
+    /// Most messages to return. Fewer are returned when they are long, and `is_shortened` is true then.
     #[serde(default = "of_sender_default")]
     #[schemars(range(min = 1, max = 100))]
     limit: i64,
@@ -117,7 +117,7 @@ struct SearchByTimerange {
     start_time: String,
     /// End of the time, which belongs to it, written likewise.
     end_time: String,
-    /// Most messages to return.
+    /// Most messages to return. Fewer are returned when they are long, and `is_shortened` is true then.
     #[serde(default = "of_time_default")]
     #[schemars(range(min = 1, max = 200))]
     limit: i64,
@@ -182,6 +182,7 @@ impl SharedContext {
         Ok(json!({
             "success": true,
             "message_count": found.best.len(),
+            "is_shortened": is_shortened(found.best.iter().map(|found| &found.message), arguments.limit),
             "results": found.best.iter().map(result).collect::<Vec<_>>(),
             "query": wanted.query,
             "threshold": wanted.threshold,
@@ -212,6 +213,7 @@ impl SharedContext {
         Ok(json!({
             "success": true,
             "count": messages.len(),
+            "is_shortened": is_shortened(messages.iter(), arguments.limit),
             "messages": messages,
             "sender": arguments.sender,
         }))
@@ -245,10 +247,17 @@ impl SharedContext {
         Ok(json!({
             "success": true,
             "count": messages.len(),
+            "is_shortened": is_shortened(messages.iter(), arguments.limit),
             "messages": messages,
             "timerange": {"start": arguments.start_time, "end": arguments.end_time},
         }))
     }
+}
+
+/// Whether fewer messages were returned than asked for because they are as long as an answer may be.
+fn is_shortened<'a>(messages: impl ExactSizeIterator<Item = &'a Message>, limit: i64) -> bool {
+    let is_less = i64::try_from(messages.len()).is_ok_and(|count| count < limit);
+    is_less && messages.map(Message::size).sum::<usize>() >= limits::PAGE_BYTES
 }
 
 fn result(found: &Found) -> Value {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ranking::{Ranked, Wanted};
 use crate::database::Migration;
+use crate::tools::shared_context::limits::PAGE_BYTES;
 use crate::tools::shared_context::model::{Agent, Message, Visibility};
 use crate::tools::shared_context::storage::StorageError;
 
@@ -28,6 +29,9 @@ pub const BY_TIME: Migration = Migration {
     postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_by_time ON messages (session_id, created_at, id)",
     sqlite: "CREATE INDEX IF NOT EXISTS messages_by_time ON messages (session_id, created_at, id)",
 };
+
+/// So many results are read at once: one answer as a rule, and not much more than fits when messages are long.
+const AT_ONCE: usize = 10;
 
 /// Which messages to search.
 #[derive(Debug, Clone)]
@@ -99,7 +103,8 @@ impl SearchResults {
 /// Finding messages.
 #[async_trait]
 pub trait Search: Send + Sync + 'static {
-    /// Compares all messages that the reader may read with what is `wanted`, and returns the best of them.
+    /// Compares all messages that the reader may read with what is `wanted`, and returns the best of them: as many as
+    /// are wanted, or fit in [`PAGE_BYTES`].
     ///
     /// Messages are read newest first and in portions, so that memory is bounded whatever the session holds, and no
     /// other work waits for more than a portion. What arrives meanwhile is not seen; what is removed is not returned.
@@ -108,28 +113,46 @@ pub trait Search: Send + Sync + 'static {
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
     async fn search(&self, query: SearchQuery, wanted: Wanted) -> Result<SearchResults, StorageError>;
 
-    /// The newest messages of a sender, the newest first.
+    /// The newest messages of a sender, the newest first; as many as fit in [`PAGE_BYTES`].
     ///
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
     async fn messages_of_sender(&self, query: SenderQuery) -> Result<Vec<Message>, StorageError>;
 
-    /// The messages of a time, the oldest first.
+    /// The messages of a time, the oldest first; as many as fit in [`PAGE_BYTES`].
     ///
     /// # Errors
     /// [`StorageError::SessionNotFound`], [`StorageError::Database`].
     async fn messages_of_time(&self, query: TimeQuery) -> Result<Vec<Message>, StorageError>;
 }
 
-/// Puts the messages that were read by id, in any order, into the order of the ranking.
-fn in_order(ranked: &[Ranked], mut messages: Vec<Message>) -> Vec<Found> {
-    messages.sort_unstable_by_key(|message| message.id);
-    let of = |ranked: &Ranked| {
-        let place = messages.binary_search_by_key(&ranked.id, |message| message.id).ok()?;
-        Some(Found {
-            message: messages[place].clone(),
-            score: ranked.score,
-        })
-    };
-    ranked.iter().filter_map(of).collect()
+/// Results in the order of the ranking, as many as fit in a page.
+#[derive(Debug, Default)]
+struct Results {
+    found: Vec<Found>,
+    bytes: usize,
+}
+
+impl Results {
+    /// Adds the messages of `ranked` that were read by id, in any order, as long as there is room.
+    fn add(&mut self, ranked: &[Ranked], mut messages: Vec<Message>) {
+        for ranked in ranked {
+            let Some(place) = messages.iter().position(|message| message.id == ranked.id) else {
+                continue;
+            };
+            if self.are_full() {
+                return;
+            }
+            let message = messages.swap_remove(place);
+            self.bytes += message.size();
+            self.found.push(Found {
+                message,
+                score: ranked.score,
+            });
+        }
+    }
+
+    const fn are_full(&self) -> bool {
+        self.bytes >= PAGE_BYTES
+    }
 }

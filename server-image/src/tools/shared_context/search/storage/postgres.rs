@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use tokio_postgres::Row;
 
-use super::{Found, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery, in_order};
+use super::{AT_ONCE, Results, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery};
 use crate::database::PostgresConnection;
 use crate::tools::shared_context::model::{Message, Visibility};
 use crate::tools::shared_context::search::ranking::{Ranked, Ranking, Wanted};
 use crate::tools::shared_context::search::text::Searched;
 use crate::tools::shared_context::storage::StorageError;
-use crate::tools::shared_context::storage::postgres::{MESSAGE_COLUMNS, PostgresStorage, message, visible};
+use crate::tools::shared_context::storage::postgres::{MESSAGE_COLUMNS, PostgresStorage, message, page, visible};
 
 /// Most messages of one portion.
 const PORTION_MESSAGES: i64 = 2_000;
@@ -38,17 +38,24 @@ impl Search for PostgresStorage {
         if before == i64::MAX {
             must_exist(&connection, &query.session_id).await?;
         }
-        let found = best(&connection, &query, &ranking.into_best()).await?;
-        Ok(SearchResults::new(found))
+        let mut results = Results::default();
+        for ranked in ranking.into_best().chunks(AT_ONCE) {
+            results.add(ranked, by_id(&connection, &query, ranked).await?);
+            if results.are_full() {
+                break;
+            }
+        }
+        Ok(SearchResults::new(results.found))
     }
 
     async fn messages_of_sender(&self, query: SenderQuery) -> Result<Vec<Message>, StorageError> {
         let connection = self.database.connection().await?;
-        let sql = format!(
+        let newest = format!(
             "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = $1 AND {} AND sender = $5 \
              ORDER BY id DESC LIMIT $6",
             visible(2)
         );
+        let sql = page(&newest, "id DESC");
         let reader = &query.reader;
         let rows = connection
             .query(
@@ -68,11 +75,12 @@ impl Search for PostgresStorage {
 
     async fn messages_of_time(&self, query: TimeQuery) -> Result<Vec<Message>, StorageError> {
         let connection = self.database.connection().await?;
-        let sql = format!(
+        let oldest = format!(
             "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = $1 AND {} AND created_at BETWEEN $5 AND $6 \
              ORDER BY created_at, id LIMIT $7",
             visible(2)
         );
+        let sql = page(&oldest, "created_at, id");
         let reader = &query.reader;
         let rows = connection
             .query(
@@ -154,14 +162,11 @@ fn offer(rows: &[Row], ranking: &mut Ranking) -> Result<(), StorageError> {
     Ok(())
 }
 
-async fn best(
+async fn by_id(
     connection: &PostgresConnection,
     query: &SearchQuery,
     ranked: &[Ranked],
-) -> Result<Vec<Found>, StorageError> {
-    if ranked.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<Vec<Message>, StorageError> {
     let sql = format!(
         "SELECT {MESSAGE_COLUMNS} FROM messages WHERE session_id = $1 AND {} AND id = ANY($5)",
         visible(2)
@@ -180,8 +185,7 @@ async fn best(
             ],
         )
         .await?;
-    let messages = rows.iter().map(message).collect::<Result<_, _>>()?;
-    Ok(in_order(ranked, messages))
+    rows.iter().map(message).collect()
 }
 
 async fn some_or_no_session(

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::{Search, SearchQuery, SearchResults, SenderQuery, TimeQuery, in_order};
+use super::{AT_ONCE, Results, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery};
 use crate::tools::shared_context::model::{Message, Visibility};
 use crate::tools::shared_context::search::ranking::{Ranked, Ranking, Wanted};
 use crate::tools::shared_context::search::text::Searched;
 use crate::tools::shared_context::storage::StorageError;
-use crate::tools::shared_context::storage::sqlite::{MESSAGE_COLUMNS, SqliteStorage, VISIBLE, message};
+use crate::tools::shared_context::storage::sqlite::{MESSAGE_COLUMNS, SqliteStorage, VISIBLE, message, page};
 
 /// Longest use of a reading thread at a time, so that a search of a huge session does not keep other reads waiting.
 const PORTION: Duration = Duration::from_millis(10);
@@ -30,8 +30,14 @@ impl Search for SqliteStorage {
         let ranked = ranking.into_best();
         self.database
             .read(move |transaction| {
-                let messages = best(transaction, &query, &ranked)?;
-                Ok(SearchResults::new(in_order(&ranked, messages)))
+                let mut results = Results::default();
+                for ranked in ranked.chunks(AT_ONCE) {
+                    results.add(ranked, by_id(transaction, &query, ranked)?);
+                    if results.are_full() {
+                        break;
+                    }
+                }
+                Ok(SearchResults::new(results.found))
             })
             .await
     }
@@ -118,7 +124,7 @@ fn portion(
     Ok((ranking, None))
 }
 
-fn best(connection: &Connection, query: &SearchQuery, ranked: &[Ranked]) -> Result<Vec<Message>, StorageError> {
+fn by_id(connection: &Connection, query: &SearchQuery, ranked: &[Ranked]) -> Result<Vec<Message>, StorageError> {
     let mut statement = connection.prepare_cached(&by_id_sql())?;
     let mut messages = Vec::with_capacity(ranked.len());
     for ranked in ranked {
@@ -141,35 +147,29 @@ fn best(connection: &Connection, query: &SearchQuery, ranked: &[Ranked]) -> Resu
 
 fn messages_of_sender(connection: &Connection, query: &SenderQuery) -> Result<Vec<Message>, StorageError> {
     let mut statement = connection.prepare_cached(&of_sender_sql())?;
-    let rows = statement.query_and_then(
-        named_params! {
-            ":session": query.session_id,
-            ":sender": query.sender,
-            ":reader": query.reader.id,
-            ":type": query.reader.agent_type,
-            ":admin": query.reader.is_admin,
-            ":limit": query.limit,
-        },
-        message,
-    )?;
-    some_or_no_session(connection, &query.session_id, rows.collect::<Result<_, _>>()?)
+    let rows = statement.query(named_params! {
+        ":session": query.session_id,
+        ":sender": query.sender,
+        ":reader": query.reader.id,
+        ":type": query.reader.agent_type,
+        ":admin": query.reader.is_admin,
+        ":limit": query.limit,
+    })?;
+    some_or_no_session(connection, &query.session_id, page(rows)?)
 }
 
 fn messages_of_time(connection: &Connection, query: &TimeQuery) -> Result<Vec<Message>, StorageError> {
     let mut statement = connection.prepare_cached(&of_time_sql())?;
-    let rows = statement.query_and_then(
-        named_params! {
-            ":session": query.session_id,
-            ":start": query.start.as_microsecond(),
-            ":end": query.end.as_microsecond(),
-            ":reader": query.reader.id,
-            ":type": query.reader.agent_type,
-            ":admin": query.reader.is_admin,
-            ":limit": query.limit,
-        },
-        message,
-    )?;
-    some_or_no_session(connection, &query.session_id, rows.collect::<Result<_, _>>()?)
+    let rows = statement.query(named_params! {
+        ":session": query.session_id,
+        ":start": query.start.as_microsecond(),
+        ":end": query.end.as_microsecond(),
+        ":reader": query.reader.id,
+        ":type": query.reader.agent_type,
+        ":admin": query.reader.is_admin,
+        ":limit": query.limit,
+    })?;
+    some_or_no_session(connection, &query.session_id, page(rows)?)
 }
 
 fn some_or_no_session(

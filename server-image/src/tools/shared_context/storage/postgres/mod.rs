@@ -43,7 +43,7 @@ pub(in crate::tools::shared_context) const MESSAGE_COLUMNS: &str =
 
 /// The messages of a page, of those that `found` selects in the order `order`. Sizes are those of the stored values,
 /// which Postgres knows without reading them.
-fn page(found: &str, order: &str) -> String {
+pub(in crate::tools::shared_context) fn page(found: &str, order: &str) -> String {
     format!(
         "SELECT {MESSAGE_COLUMNS} FROM ( \
            SELECT {MESSAGE_COLUMNS}, sum(octet_length(content) + coalesce(octet_length(metadata), 0)) \

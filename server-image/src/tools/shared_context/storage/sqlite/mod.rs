@@ -54,7 +54,7 @@ pub(in crate::tools::shared_context) fn message(row: &Row<'_>) -> Result<Message
 }
 
 /// The messages of a page, from rows of [`MESSAGE_COLUMNS`]. Rows that do not fit are not read.
-fn page(mut rows: Rows<'_>) -> Result<Vec<Message>, StorageError> {
+pub(in crate::tools::shared_context) fn page(mut rows: Rows<'_>) -> Result<Vec<Message>, StorageError> {
     let (mut messages, mut bytes) = (Vec::new(), 0);
     while bytes < PAGE_BYTES
         && let Some(row) = rows.next()?
