@@ -13,24 +13,10 @@ use kube::{
     core::NamespaceResourceScope,
 };
 use mcpscale_crds::v1alpha1::McpServer;
-use mcpscale_tests::{TestResult, eventually, installation::NAMESPACE, run_in_cluster};
+use mcpscale_tests::{TestResult, eventually, run_in_cluster};
 use serde_json::json;
 
 use super::support::{Result, apply, condition, first_call, install, read, wait_for, wait_until_ready};
-
-/// What a user loses without it: after an installation, one command that says whether it works.
-#[test]
-fn helm_test_says_that_the_installation_works() -> TestResult {
-    run_in_cluster(async |cluster| {
-        install(&cluster).await?;
-        let said = cluster
-            .helm(&["test", "mcpscale", "--namespace", NAMESPACE, "--timeout", "90s"])
-            .await?;
-        let phase = said.lines().find_map(|line| line.strip_prefix("Phase:"));
-        assert_eq!(phase.map(str::trim), Some("Succeeded"), "{said}");
-        Ok(())
-    })
-}
 
 /// What a user loses without it: the data of a server that was deleted by mistake, or objects that stay for ever.
 #[test]
