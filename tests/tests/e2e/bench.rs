@@ -6,9 +6,9 @@ use std::{
 };
 
 use mcpscale_tests::{Cluster, Endpoint, TestResult, run_in_cluster};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::support::{Result, apply, call, call_with, first_call, http, install, wait_for_replicas, wait_until_ready};
+use super::support::{Result, apply, call_with, first_call, http, install, wait_for_replicas, wait_until_ready};
 
 /// Rounds, in each of which both servers have their turn; the medians count.
 const ROUNDS: usize = 5;
@@ -16,6 +16,8 @@ const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_secs(10);
 /// Clients of each replica, each of which waits for its answer before it asks again.
 const CLIENTS: usize = 12;
+/// Time of the processor that one call takes: so much that the replicas are the limit, and not who asks them.
+const CALL_MILLISECONDS: u64 = 5;
 /// How many times the work of one replica two must do.
 const GOAL: f64 = 1.8;
 
@@ -39,11 +41,10 @@ fn two_replicas_do_nearly_twice_the_work_of_one() -> TestResult {
     })
 }
 
-/// A server with a fixed number of replicas of a quarter of a core each, and a session to read.
+/// A server with a fixed number of replicas of a quarter of a core each.
 struct Replicas {
     count: usize,
     url: String,
-    session: Value,
     _endpoint: Endpoint,
 }
 
@@ -56,22 +57,20 @@ impl Replicas {
             &client,
             &namespace,
             "context",
-            json!({"replicas": count, "server": {"resources": resources}}),
+            json!({
+                "replicas": count,
+                "server": {"resources": resources, "env": [{"name": "MCP_FIXTURES", "value": "load"}]},
+            }),
         )
         .await?;
         wait_until_ready(&client, &namespace, "context").await?;
         wait_for_replicas(&client, &namespace, "context", count, Duration::from_mins(1)).await?;
         let endpoint = cluster.endpoint(&namespace, "context", 80).await?;
         let url = format!("{}/mcp", endpoint.url());
-        let session = first_call(&url).await?["session_id"].clone();
-        for number in 0..50 {
-            let content = format!("message {number}: {}", "word ".repeat(20));
-            call(&url, "add_message", json!({"session_id": session, "content": content})).await?;
-        }
+        first_call(&url).await?;
         Ok(Self {
             count: usize::try_from(count)?,
             url,
-            session,
             _endpoint: endpoint,
         })
     }
@@ -82,8 +81,8 @@ impl Replicas {
         let clients = (0..self.count * CLIENTS).map(|_| async {
             let http = http()?;
             while !ended.load(Ordering::Relaxed) {
-                let arguments = json!({"session_id": self.session, "limit": 50});
-                call_with(&http, &self.url, "get_messages", arguments).await?;
+                let arguments = json!({"cpu_ms": CALL_MILLISECONDS});
+                call_with(&http, &self.url, "simulate_work", arguments).await?;
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             Result::Ok(())
