@@ -323,12 +323,7 @@ impl Writer<'_> {
 
     /// Sets the replicas by their own field manager. They are left alone while they are right.
     async fn scale(&self, server: &ValidatedServer, plan: &Plan, observed: &Observed) -> Result<(), ApplyError> {
-        let current = observed
-            .server
-            .as_ref()
-            .and_then(|d| d.spec.as_ref())
-            .and_then(|spec| spec.replicas);
-        if current == Some(plan.replicas) {
+        if observed.replicas() == Some(plan.replicas) {
             return Ok(());
         }
         let name = component_name(&server.name, Component::Server);

@@ -41,6 +41,14 @@ pub struct Observed {
     pub children: Vec<CachedChild>,
 }
 
+impl Observed {
+    /// Number of server pods that the Deployment asks for.
+    #[must_use]
+    pub fn replicas(&self) -> Option<i32> {
+        self.server.as_ref()?.spec.as_ref()?.replicas
+    }
+}
+
 /// A data claim as far as it concerns whose data it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataClaim {

@@ -55,14 +55,10 @@ pub fn plan(validated: &ValidatedServer, observed: &Observed, desired: Option<i3
 fn replicas(validated: &ValidatedServer, observed: &Observed, desired: Option<i32>) -> i32 {
     match validated.replicas {
         Replicas::Fixed(number) | Replicas::Recommended(number) => number,
-        Replicas::Scaled { minimum, maximum } => {
-            let current = observed
-                .server
-                .as_ref()
-                .and_then(|d| d.spec.as_ref())
-                .and_then(|spec| spec.replicas);
-            desired.or(current).unwrap_or(minimum).clamp(minimum, maximum)
-        }
+        Replicas::Scaled { minimum, maximum } => desired
+            .or(observed.replicas())
+            .unwrap_or(minimum)
+            .clamp(minimum, maximum),
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::{process::Command, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::LogParams};
 use mcp_load::{CancellationToken, Era, Mix, Phase, Plan};
 use mcpscale_tests::{Cluster, TestResult, eventually, installation::repository, run_in_cluster};
 use serde_json::json;
 
 use super::support::{
-    Result, apply, call, condition, first_call, install, pods, read, wait_for, wait_for_replicas, wait_until_ready,
+    Result, apply, call, condition, first_call, install, logs, pods, read, wait_for, wait_for_replicas,
+    wait_until_ready,
 };
 
 /// What a user loses without it: the promise of the README, and every client whose next request meets another pod.
@@ -84,19 +83,8 @@ async fn official_client(python: &str, url: &str) -> TestResult {
 /// What an administrator loses without it: a log that tools can read.
 async fn access_log_is_json(cluster: &Cluster, namespace: &str) -> TestResult {
     let client = cluster.client();
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut lines = 0;
-    for pod in pods(&client, namespace, "context", "nginx").await? {
-        let name = pod.metadata.name.unwrap_or_default();
-        let log = api
-            .logs(
-                &name,
-                &LogParams {
-                    container: Some("nginx".into()),
-                    ..LogParams::default()
-                },
-            )
-            .await?;
+    for log in logs(&client, namespace, "context", "nginx").await? {
         for line in log.lines().filter(|line| line.starts_with('{')) {
             let entry: serde_json::Value = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
             assert!(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{ListParams, LogParams, Patch, PatchParams},
 };
 use mcpscale_crds::v1alpha1::McpServer;
@@ -128,20 +128,23 @@ pub async fn pods(client: &Client, namespace: &str, name: &str, component: &str)
     Ok(pods.list(&ListParams::default().labels(&labels)).await?.items)
 }
 
+/// What the pods of one tier have logged; the container that matters has the tier's name.
+pub async fn logs(client: &Client, namespace: &str, name: &str, component: &str) -> Result<Vec<String>> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let container = LogParams {
+        container: Some(component.into()),
+        ..LogParams::default()
+    };
+    let mut found = Vec::new();
+    for pod in pods(client, namespace, name, component).await? {
+        found.push(api.logs(&pod.name_any(), &container).await?);
+    }
+    Ok(found)
+}
+
 /// Fails when the pools of all pods together have asked more of Postgres than it has.
 pub async fn no_connection_was_refused(client: &Client, namespace: &str, name: &str) -> Result<()> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    for pod in pods(client, namespace, name, "postgres").await? {
-        let name = pod.metadata.name.unwrap_or_default();
-        let log = api
-            .logs(
-                &name,
-                &LogParams {
-                    container: Some("postgres".into()),
-                    ..LogParams::default()
-                },
-            )
-            .await?;
+    for log in logs(client, namespace, name, "postgres").await? {
         assert!(
             log.contains("ready to accept connections"),
             "this is not the log of Postgres: {log}"

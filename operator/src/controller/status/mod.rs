@@ -129,16 +129,14 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
         Replicas::Scaled { .. } => true,
     };
     let is_applied = matches!(facts.applied, Some(Ok(_)));
-    let current = match running(facts) {
-        Some(running) if !(scaled && is_applied) => running,
-        _ => plan.replicas,
-    };
+    let set = (scaled && is_applied).then_some(plan.replicas);
+    let current = set.or(facts.observed.replicas()).unwrap_or(plan.replicas);
     let known = old.replicas.as_ref().map(|knob| knob.desired);
     let mut decisions = old.decisions;
     let Some(outlook) = facts.outlook.filter(|_| is_applied) else {
         let knob = KnobStatus {
             current,
-            desired: known.filter(|_| !(scaled && is_applied)).unwrap_or(plan.replicas),
+            desired: set.or(known).unwrap_or(plan.replicas),
             limited_by: None,
         };
         return Some(ScalingStatus {
@@ -168,9 +166,4 @@ fn scaling(facts: &Facts<'_>, old: &McpServerStatus) -> Option<ScalingStatus> {
         replicas: Some(knob),
         decisions,
     })
-}
-
-/// Number of pods that the Deployment asks for.
-fn running(facts: &Facts<'_>) -> Option<i32> {
-    facts.observed.server.as_ref()?.spec.as_ref()?.replicas
 }
