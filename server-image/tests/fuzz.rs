@@ -23,9 +23,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use futures::StreamExt;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use mcp_server::auth::api_keys::generate;
+use mcp_server::auth::{Method, ScopeRules};
+use mcp_server::server::Settings;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
@@ -41,7 +45,9 @@ const AT_ONCE: usize = 32;
 /// Longest time for the beginning of an answer.
 const ANSWER: Duration = Duration::from_secs(20);
 /// All that a client can be told.
-const STATUSES: &[u16] = &[200, 202, 204, 400, 403, 404, 405, 406, 409, 413, 415, 422, 429, 503];
+const STATUSES: &[u16] = &[
+    200, 202, 204, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 503,
+];
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -50,17 +56,46 @@ fn setting(name: &str, default: usize) -> usize {
 /// A server that any input can crash, block or fill is at the mercy of everybody who reaches it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_input_is_answered() {
-    let panics = count_panics();
-    let (mut settings, _folder) = file_settings();
+    let (settings, _folder) = all_on();
+    fuzz(settings, None).await;
+}
+
+/// The same where each caller has a key and may not do everything: what a request asks for is read twice there.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_input_is_answered_where_rights_are_checked() {
+    let (mut settings, folder) = all_on();
+    let key = generate("fuzz", &["write".to_owned()]).unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, &key.line).unwrap();
+    settings.auth.method = Method::ApiKey { file };
+    settings.auth.rules = ScopeRules::new([], ["set_memory=write", "search_context=read", "ping=read"]).unwrap();
+    fuzz(settings, Some(key.key)).await;
+}
+
+fn all_on() -> (Settings, TempDir) {
+    let (mut settings, folder) = file_settings();
     // Sessions that inputs open must leave memory before there are hundreds of thousands.
     settings.data.sessions.idle = Duration::from_secs(1);
-    let server = TestServer::start(settings).await;
+    settings.network.rest_shim = true;
+    (settings, folder)
+}
+
+async fn fuzz(settings: Settings, key: Option<String>) {
+    let panics = count_panics();
+    let mut server = TestServer::start(settings).await;
+    if let Some(key) = &key {
+        let header = (HeaderName::from_static("x-api-key"), key.parse().unwrap());
+        server.client = server.client.with_headers([header].into_iter().collect());
+    }
     let router = server.server.router();
     let (inputs, seed) = (setting("MCP_FUZZ_INPUTS", INPUTS), setting("MCP_FUZZ_SEED", 1));
     let mut random = Random::new(u64::try_from(seed).unwrap());
     let (mut answered, mut statuses) = (0, BTreeMap::<u16, usize>::new());
     while answered < inputs {
-        let batch: Vec<Input> = (0..BATCH).map(|_| Input::new(&mut random)).collect();
+        let mut batch: Vec<Input> = (0..BATCH).map(|_| Input::new(&mut random)).collect();
+        if let Some(key) = &key {
+            batch.iter_mut().for_each(|input| input.authorize(key));
+        }
         let answers = futures::stream::iter(batch).map(|input| answer(router.clone(), input));
         for status in answers.buffer_unordered(AT_ONCE).collect::<Vec<u16>>().await {
             *statuses.entry(status).or_default() += 1;
@@ -79,6 +114,10 @@ async fn every_input_is_answered() {
         reached_tools * 10 > answered,
         "inputs that are all refused at the door test nothing: {statuses:?}"
     );
+    assert!(
+        key.is_none() || (statuses.contains_key(&401) && statuses.contains_key(&403)),
+        "{statuses:?}"
+    );
 }
 
 /// Counts panics of any task, also of those whose panic somebody catches.
@@ -94,8 +133,10 @@ fn count_panics() -> Arc<AtomicUsize> {
 
 /// Sends an input, and judges the answer by what holds for every answer.
 async fn answer(router: Router, input: Input) -> u16 {
-    let (shown, code) = (input.shown(), input.code());
+    let (shown, is_malformed, is_rest) = (input.shown(), input.is_malformed(), input.is_rest());
     let input_is_typed = input.is_typed();
+    // The answer to a HEAD has no body, whatever its headers say.
+    let is_head = input.is_head();
     let request: Request<Body> = input.into();
     let Ok(response) = timeout(ANSWER, router.oneshot(request)).await else {
         panic!("no answer within {ANSWER:?} to {shown}");
@@ -103,9 +144,9 @@ async fn answer(router: Router, input: Input) -> u16 {
     let response = response.unwrap_or_else(|never| match never {});
     let status = response.status().as_u16();
     assert!(STATUSES.contains(&status), "{status} to {shown}");
-    // Unless it is too long, or comes when there is no slot.
+    // Unless it is too long, comes when there is no slot, or asks for what its caller may not do or the shim has not.
     assert!(
-        code.is_none() || [400, 413, 503].contains(&status),
+        !is_malformed || [400, 403, 413, 503].contains(&status) || (is_rest && status == 404),
         "{status} to {shown}"
     );
     assert!(status != 415 || !input_is_typed, "{status} to {shown}");
@@ -117,16 +158,18 @@ async fn answer(router: Router, input: Input) -> u16 {
     match kind.as_deref() {
         // A client that opens a stream and goes away.
         Some("text/event-stream") => drop(timeout(Duration::from_millis(1), response.into_body().frame()).await),
-        Some(json) if json.starts_with("application/json") && !packed => {
+        Some(json) if json.starts_with("application/json") && !packed && !is_head => {
             let body = whole(response, &shown).await;
             let parsed: Result<Value, _> = serde_json::from_slice(&body);
             let parsed = parsed.unwrap_or_else(|error| panic!("{error} in the answer {status} to {shown}"));
+            if is_rest {
+                assert!(parsed.is_object(), "{parsed} to {shown}");
+                return status;
+            }
             assert!(parsed["jsonrpc"] == "2.0", "{parsed} to {shown}");
-            if status == 400
-                && let Some(code) = code
-            {
+            if status == 400 && is_malformed {
                 assert!(
-                    parsed["error"]["code"] == code && parsed["id"].is_null(),
+                    parsed["error"]["code"] == -32700 && parsed["id"].is_null(),
                     "{parsed} to {shown}"
                 );
             }

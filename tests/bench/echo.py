@@ -10,6 +10,7 @@ from figures import at_least, medians, say
 from measure import measured_load, usage
 
 OURS = "mcpscale"
+POLLING, WRK = "polls", "wrk"
 TARGETS = {("json", "FastMCP"): 40, ("json", "TypeScript SDK"): 16, ("sse", "FastMCP"): 30}
 
 
@@ -28,40 +29,49 @@ def rounds(options):
             for server in started:
                 idle = usage(server.pid).rss_bytes
                 yield {"server": server.name, "answers": answers, "idle_rss_bytes": idle}
-            for connections in options.connections:
+            for connections, client in loads(options.connections):
+                polls = client == POLLING
                 for number in range(options.rounds):
                     # Each goes first in turn.
                     turn = number % len(started)
                     for server in started[turn:] + started[:turn]:
                         request = requests[server.name]
-                        measured_load(server.pid, request, connections, options.warm_up)
-                        result = measured_load(server.pid, request, connections, options.seconds)
-                        who = {"server": server.name, "answers": answers, "connections": connections, "round": number}
-                        say(f"{answers} c={connections} round {number + 1}: {server.name} {result['per_second']:.0f}/s")
-                        yield who | result
+                        measured_load(server.pid, request, connections, options.warm_up, polls)
+                        result = measured_load(server.pid, request, connections, options.seconds, polls)
+                        who = {"server": server.name, "answers": answers, "connections": connections, "client": client}
+                        what = f"{answers} c={connections} {client} round {number + 1}"
+                        say(f"{what}: {server.name} {result['per_second']:.0f}/s")
+                        yield who | {"round": number} | result
+
+
+def loads(connections: list) -> list:
+    """Numbers of connections, each with its client."""
+    return [(number, client) for number in connections for client in (POLLING, WRK) if number == 1 or client == WRK]
 
 
 def report(results: list) -> list:
     """Prints the medians; returns the goals."""
-    keys = ("answers", "connections", "server")
+    keys = ("answers", "connections", "client", "server")
     rate, cpu = medians(results, keys, "per_second"), medians(results, keys, "cpu_us_per_request")
     calls = medians(results, keys, "requests")
     p50, p99 = medians(results, keys, "p50_us"), medians(results, keys, "p99_us")
     rss, idle = medians(results, keys, "rss_bytes"), medians(results, ("answers", "server"), "idle_rss_bytes")
-    head = f"{'echo':5} {'c':>5} {'server':14} {'per s':>7} {'p50 ms':>7} {'p99 ms':>8} {'CPU µs':>8} {'per CPU s':>9}"
+    head = f"{'echo':5} {'c':>5} {'client':6} {'server':14} {'per s':>7} {'p50 ms':>7} {'p99 ms':>8} {'CPU µs':>8} {'per CPU s':>9}"
     print(f"\n{head} {'RSS MB':>6} {'idle MB':>7}  ours, per CPU second")
     goals = []
     for key in rate:
-        answers, connections, server = key
-        ratio = cpu[key] / cpu[answers, connections, OURS]
+        answers, connections, client, server = key
+        ratio = cpu[key] / cpu[answers, connections, client, OURS]
         if calls[key] < connections:
             # Most of the time went into connections: no figure that counts, and no goal that is met.
             ratio = float("nan")
-        line = f"{answers:5} {connections:>5} {server:14} {rate[key]:>7.0f} {p50[key] / 1000:>7.2f}"
+        line = f"{answers:5} {connections:>5} {client:6} {server:14} {rate[key]:>7.0f} {p50[key] / 1000:>7.2f}"
         line += f" {p99[key] / 1000:>8.2f} {cpu[key]:>8.1f} {1e6 / cpu[key]:>9.0f} {rss[key] / 1e6:>6.1f}"
         line += f" {idle[answers, server] / 1e6:>7.1f}"
         print(line if server == OURS else f"{line}  {ratio:.1f}×")
-        if (answers, server) in TARGETS:
+        # On one connection wrk sleeps, and the server is charged with waking it: shown, but not judged.
+        is_judged = client == POLLING or connections > 1
+        if is_judged and (answers, server) in TARGETS:
             what = f"echo as {answers}, c={connections}: calls per CPU second, times those of {server}"
             goals.append(at_least(what, ratio, TARGETS[answers, server]))
     return goals

@@ -1,10 +1,12 @@
-"""What a server takes for its work, read from the kernel, and load by wrk on a core of its own."""
+"""What a server takes for its work, read from the kernel, and load on a core of its own."""
 
 import json
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import polling
 
 SERVER_CORE, LOAD_CORE = "0", "1"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -47,14 +49,14 @@ def usage(pid: int) -> Usage:
 
 @dataclass
 class Request:
-    """One request, for wrk and for a check beforehand."""
+    """One request, for the load and for a check beforehand."""
 
     url: str
     headers: dict
     body: str
 
 
-def load(request: Request, connections: int, seconds: int) -> dict:
+def by_wrk(request: Request, connections: int, seconds: int) -> dict:
     """Sends the request over and over from `connections` connections; each waits for its answer."""
     environment = os.environ | {
         "BENCH_BODY": request.body,
@@ -68,10 +70,10 @@ def load(request: Request, connections: int, seconds: int) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def measured_load(pid: int, request: Request, connections: int, seconds: int) -> dict:
-    """A load, and what the server took for it."""
+def measured_load(pid: int, request: Request, connections: int, seconds: int, polls: bool = False) -> dict:
+    """A load, by wrk or, on one connection, by a client that polls; and what the server took for it."""
     before = usage(pid)
-    result = load(request, connections, seconds)
+    result = polling.load(request, seconds) if polls else by_wrk(request, connections, seconds)
     after = usage(pid)
     cpu = after.cpu_seconds - before.cpu_seconds
     requests = max(result["requests"], 1)

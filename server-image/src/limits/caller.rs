@@ -16,14 +16,35 @@ use ipnet::IpNet;
 use crate::auth::Principal;
 use crate::transport::Peer;
 
-/// A caller in tables of limits: a hash, so that every name takes the same memory, and Redis learns no names.
-pub type Caller = [u8; 16];
+/// A caller in tables of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// The hash of its name: so every name takes the same memory.
+    Name([u8; 16]),
+    /// Its address; of an IPv6 address its network.
+    Address(IpAddr),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+impl Caller {
+    /// What stands for it outside of this process, where its address is nobody's business.
+    #[must_use]
+    pub fn hashed(self) -> [u8; 16] {
+        match self {
+            Self::Name(hash) => hash,
+            Self::Address(IpAddr::V4(address)) => hash("address", &address.octets()),
+            Self::Address(IpAddr::V6(address)) => hash("address", &address.octets()[..8]),
+            Self::Unknown => hash("none", &[]),
+        }
+    }
+}
 
 /// The caller of a request.
 #[must_use]
 pub fn of(request: &Parts, trusted_proxies: &[IpNet]) -> Caller {
     if let Some(principal) = request.extensions.get::<Arc<Principal>>() {
-        return hash("name", principal.subject.as_bytes());
+        return Caller::Name(hash("name", principal.subject.as_bytes()));
     }
     by_address(&request.extensions, &request.headers, trusted_proxies)
 }
@@ -31,29 +52,26 @@ pub fn of(request: &Parts, trusted_proxies: &[IpNet]) -> Caller {
 /// The caller of a request by its address alone.
 #[must_use]
 pub fn by_address(extensions: &Extensions, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Caller {
-    match extensions.get::<Peer>() {
-        None => hash("none", &[]),
-        Some(peer) => match client(peer.0.ip().to_canonical(), headers, trusted_proxies) {
-            IpAddr::V4(address) => hash("address", &address.octets()),
-            IpAddr::V6(address) => hash("address", &network(address)),
-        },
-    }
+    let Some(peer) = extensions.get::<Peer>() else {
+        return Caller::Unknown;
+    };
+    Caller::Address(match client(peer.0.ip().to_canonical(), headers, trusted_proxies) {
+        IpAddr::V6(address) => IpAddr::V6(network(address)),
+        v4 @ IpAddr::V4(_) => v4,
+    })
 }
 
-fn hash(kind: &str, name: &[u8]) -> Caller {
-    let hash = digest(&SHA256, &[kind.as_bytes(), b":", name].concat());
-    let mut caller = Caller::default();
-    caller
-        .iter_mut()
-        .zip(hash.as_ref())
+fn hash(kind: &str, name: &[u8]) -> [u8; 16] {
+    let digest = digest(&SHA256, &[kind.as_bytes(), b":", name].concat());
+    let mut hash = [0; 16];
+    hash.iter_mut()
+        .zip(digest.as_ref())
         .for_each(|(byte, hashed)| *byte = *hashed);
-    caller
+    hash
 }
 
-fn network(address: Ipv6Addr) -> [u8; 8] {
-    let mut network = [0; 8];
-    network.copy_from_slice(&address.octets()[..8]);
-    network
+fn network(address: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)
 }
 
 fn client(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {

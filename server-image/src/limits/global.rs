@@ -117,7 +117,7 @@ impl Global {
 
 /// Each rate has a key of its own; those of one caller are on one node of a cluster.
 fn key(class: Class, caller: Caller, rate: &Rate) -> String {
-    let (caller, class) = (hex::encode(caller), class.name());
+    let (caller, class) = (hex::encode(caller.hashed()), class.name());
     format!(
         "mcp:rate:1:{{{caller}}}:{class}:{}/{}",
         rate.requests,

@@ -58,7 +58,7 @@ mod tests {
     fn rates_hold_per_caller() {
         let local = Local::new(CALLERS_MAX);
         let rates: Vec<Rate> = ["5/min", "3/h"].iter().map(|rate| rate.parse().unwrap()).collect();
-        let (first, second) = ([1; 16], [2; 16]);
+        let (first, second) = (Caller::Name([1; 16]), Caller::Name([2; 16]));
         let allowed = |caller| {
             (0..10)
                 .filter(|_| local.check(Class::Search, caller, &rates).is_ok())
@@ -71,7 +71,7 @@ mod tests {
                 .count(),
             5
         );
-        let third = [3; 16];
+        let third = Caller::Name([3; 16]);
         let waits: Vec<_> = (0..4).map(|_| local.check(Class::Search, third, &rates)).collect();
         let wait = waits[3].unwrap_err();
         assert!(
@@ -86,7 +86,11 @@ mod tests {
         let local = Local::new(CALLERS_MAX);
         let rates = ["1/min".parse().unwrap()];
         for number in 0..2 * u128::try_from(CALLERS_MAX).unwrap() {
-            assert!(local.check(Class::All, number.to_le_bytes(), &rates).is_ok());
+            assert!(
+                local
+                    .check(Class::All, Caller::Name(number.to_le_bytes()), &rates)
+                    .is_ok()
+            );
         }
         assert!(local.callers.len() <= CALLERS_MAX);
     }

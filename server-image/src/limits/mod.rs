@@ -138,7 +138,7 @@ impl RateLimits {
             }
             let mut wait = self.local.check(class, caller, rates);
             if let (Ok(()), Some(global)) = (wait, &self.global) {
-                wait = global.check(class, caller, rates).await;
+                wait = Box::pin(global.check(class, caller, rates)).await;
             }
             if let Err(wait) = wait {
                 self.limited.get_or_create(&ClassLabel { class: class.name() }).inc();

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, Form};
 use super::called;
+use super::headers::{self, only};
 use super::message::TOOLS_CALL;
 use crate::guard::Wanted;
 use crate::metrics::requests::{Operation, Outcome};
@@ -107,20 +108,20 @@ impl DirectCall {
     /// The call in a POST, if it is one.
     pub(super) fn of(headers: &HeaderMap, body: &[u8], tools: &ToolRegistry) -> Option<Self> {
         let is_expected = body.len() <= LONGEST
-            && only(headers, "mcp-protocol-version") == Some(VERSION)
-            && only(headers, "mcp-method") == Some(TOOLS_CALL)
-            && only(headers, "content-type") == Some("application/json");
+            && only(headers, headers::PROTOCOL_VERSION) == Some(VERSION)
+            && only(headers, headers::METHOD) == Some(TOOLS_CALL)
+            && only(headers, CONTENT_TYPE) == Some("application/json");
         if !is_expected {
             return None;
         }
-        let tool = tools.plain_name(only(headers, "mcp-name")?)?;
+        let tool = tools.plain_name(only(headers, headers::NAME)?)?;
         let form = accept::form(headers)?;
         let Object(Message {
             jsonrpc,
             id,
             method,
             params: Object(params),
-        }) = serde_json::from_slice(body).ok()?;
+        }) = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
         let Object(meta) = params.meta;
         let is_agreed = jsonrpc == "2.0" && method == TOOLS_CALL && params.name == tool && meta.version == VERSION;
         is_agreed.then(|| Self {
@@ -180,13 +181,6 @@ impl DirectCall {
             }
         }
     }
-}
-
-/// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok();
-    if values.next().is_some() { None } else { value }
 }
 
 fn written(message: &ServerJsonRpcMessage, form: Form) -> serde_json::Result<http::Response<Full<Bytes>>> {

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -19,11 +18,13 @@ use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tower::service_fn;
 
 use super::accept::accepts_events;
 use super::answer::Answer;
 use super::direct::DirectCall;
 use super::handler::McpHandler;
+use super::headers::{self, text};
 use super::hosts::Names;
 use super::message::{self, Kind};
 use super::record::Record;
@@ -119,19 +120,40 @@ impl Endpoint {
 
     /// The endpoint at `path`.
     pub fn router(self: Arc<Self>, path: &str) -> Router {
-        Router::new().route(path, any(answer)).with_state(self)
+        let answer = move |request| {
+            let endpoint = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+        };
+        // As a service of its own: as a handler every request would take another box.
+        Router::new().route_service(path, service_fn(answer))
     }
+
+    async fn answer(self: Arc<Self>, request: Request) -> Response {
+        let mut response = match self.names.check(request.uri(), request.headers()) {
+            Err(refused) => *refused,
+            Ok(()) => self.serve(request).await,
+        };
+        if self.drain.has_begun() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    // A future is as large as the largest of its branches, and is moved as a whole. Those that go to rmcp or to the
+    // database take 10 KiB, so they are boxed: a short call must not pay for them.
 
     async fn serve(self: &Arc<Self>, mut request: Request) -> Response {
         if is_modern(request.headers()) {
             // From 2026-07-28 on there are no sessions; rmcp would serve `initialize` in the one that is named here.
-            request.headers_mut().remove("mcp-session-id");
+            request.headers_mut().remove(headers::SESSION_ID);
         }
         let caller = request.extensions().get::<Arc<Principal>>().cloned();
         let caller = caller.as_ref().map(|caller| caller.subject.as_str());
-        if let Some(session) = text(request.headers(), "mcp-session-id") {
+        if let Some(session) = text(request.headers(), headers::SESSION_ID) {
             // Whoever did not open it gets the same answer as for a session that does not exist.
-            match self.sessions.is_of(session, caller).await {
+            match Box::pin(self.sessions.is_of(session, caller)).await {
                 Ok(true) => {}
                 Ok(false) => return (StatusCode::NOT_FOUND, "there is no such session").into_response(),
                 Err(error) => return unavailable(&error),
@@ -139,8 +161,8 @@ impl Endpoint {
             return self.dispatch(request).await;
         }
         let response = self.dispatch(request).await;
-        if let (Some(caller), Some(opened)) = (caller, text(response.headers(), "mcp-session-id"))
-            && let Err(error) = self.sessions.opened_by(opened, caller).await
+        if let (Some(caller), Some(opened)) = (caller, text(response.headers(), headers::SESSION_ID))
+            && let Err(error) = Box::pin(self.sessions.opened_by(opened, caller)).await
         {
             return unavailable(&error);
         }
@@ -150,8 +172,8 @@ impl Endpoint {
     async fn dispatch(self: &Arc<Self>, request: Request) -> Response {
         match *request.method() {
             Method::POST => self.post(request).await,
-            Method::GET if !is_modern(request.headers()) => self.stream(request.headers().clone()).await,
-            Method::DELETE if !is_modern(request.headers()) => self.end_session(request).await,
+            Method::GET if !is_modern(request.headers()) => Box::pin(self.stream(request.headers().clone())).await,
+            Method::DELETE if !is_modern(request.headers()) => Box::pin(self.end_session(request)).await,
             _ => {
                 let allowed = if is_modern(request.headers()) {
                     "POST"
@@ -175,6 +197,11 @@ impl Endpoint {
         if let Some(call) = DirectCall::of(&parts.headers, &body, &self.catalog.tools) {
             return self.serve_directly(call, parts, arrived, open).await;
         }
+        Box::pin(self.serve_by_rmcp(parts, body, arrived, open)).await
+    }
+
+    /// Serves any message.
+    async fn serve_by_rmcp(&self, parts: Parts, body: Bytes, arrived: Instant, open: OpenRequest) -> Response {
         let kind = message::kind(&body, &self.catalog.tools);
         if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)).await {
             return refused;
@@ -186,7 +213,7 @@ impl Endpoint {
         let mut request = http::Request::from_parts(parts, body);
         match kind {
             Kind::Request { method, tool } => {
-                let version = text(request.headers(), "mcp-protocol-version");
+                let version = text(request.headers(), headers::PROTOCOL_VERSION);
                 let operation = Operation {
                     method,
                     tool,
@@ -260,7 +287,7 @@ impl Endpoint {
         if !accepts_events(&headers) {
             return (StatusCode::NOT_ACCEPTABLE, "the client must accept text/event-stream").into_response();
         }
-        let Some(session) = text(&headers, "mcp-session-id") else {
+        let Some(session) = text(&headers, headers::SESSION_ID) else {
             return (StatusCode::BAD_REQUEST, "the header Mcp-Session-Id is missing").into_response();
         };
         let is_known = if self.sessions.is_here(session).await {
@@ -275,7 +302,7 @@ impl Endpoint {
         if !is_known {
             return (StatusCode::NOT_FOUND, "there is no such session").into_response();
         }
-        let last = text(&headers, "last-event-id");
+        let last = text(&headers, headers::LAST_EVENT_ID);
         self.sessions.stream(session, last, self.drain.begun())
     }
 
@@ -285,7 +312,7 @@ impl Endpoint {
         let this = Arc::clone(self);
         let ending = tokio::spawn(async move {
             let open = this.drain.enter();
-            let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
+            let session = text(request.headers(), headers::SESSION_ID).map(str::to_owned);
             let response = this.service.handle(request).await;
             if let (Some(session), true) = (session, response.status().is_success())
                 && let Err(error) = this.sessions.ended(&session).await
@@ -301,7 +328,7 @@ impl Endpoint {
 
     /// Gives a POST to rmcp.
     async fn hand_over(&self, request: http::Request<Bytes>) -> http::Response<BoxBody<Bytes, Infallible>> {
-        let session = text(request.headers(), "mcp-session-id").map(str::to_owned);
+        let session = text(request.headers(), headers::SESSION_ID).map(str::to_owned);
         let _turn = match session {
             Some(id) => self.restoring.turn(&self.sessions, &id).await,
             None => None,
@@ -316,19 +343,6 @@ impl Endpoint {
     }
 }
 
-async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Response {
-    let mut response = match endpoint.names.check(request.uri(), request.headers()) {
-        Err(refused) => *refused,
-        Ok(()) => endpoint.serve(request).await,
-    };
-    if endpoint.drain.has_begun() {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
 fn unavailable(error: &DatabaseError) -> Response {
     tracing::warn!(%error, "cannot look for a session");
     let message = "the server cannot look for the session; try again";
@@ -337,16 +351,12 @@ fn unavailable(error: &DatabaseError) -> Response {
 
 /// Whether the request says that it is one of 2026-07-28 or later.
 fn is_modern(headers: &HeaderMap) -> bool {
-    text(headers, "mcp-protocol-version").is_some_and(|version| version >= ProtocolVersion::V_2026_07_28.as_str())
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+    text(headers, headers::PROTOCOL_VERSION).is_some_and(|version| version >= ProtocolVersion::V_2026_07_28.as_str())
 }
 
 /// Whether the body is said to be JSON.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let name = text(headers, CONTENT_TYPE.as_str()).and_then(|value| value.split(';').next());
+    let name = text(headers, CONTENT_TYPE).and_then(|value| value.split(';').next());
     name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
 }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::called;
+use super::headers;
 use super::message;
 use super::record::Record;
 use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
@@ -354,7 +355,7 @@ impl ServerHandler for McpHandler {
 /// The session that a request of a client up to 2025-11-25 belongs to; `None` on stdio, where there is one client.
 fn session(context: &RequestContext<RoleServer>) -> Option<&str> {
     let parts = context.extensions.get::<http::request::Parts>()?;
-    parts.headers.get("mcp-session-id")?.to_str().ok()
+    parts.headers.get(headers::SESSION_ID)?.to_str().ok()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]

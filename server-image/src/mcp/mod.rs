@@ -11,6 +11,7 @@ mod called;
 mod direct;
 pub mod endpoint;
 mod handler;
+mod headers;
 pub mod hosts;
 mod message;
 mod record;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::middleware::from_fn_with_state;
 use axum::{Extension, Router};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 
 use super::listener::serve;
 use super::{Fixtures, Settings, StartError};
@@ -26,10 +26,10 @@ use crate::metrics::agents::ActiveAgents;
 use crate::metrics::{at_scrape, container, process};
 use crate::readiness::{Readiness, watch_database};
 use crate::report::Performance;
-use crate::telemetry::{Observer, Traces, follow};
+use crate::telemetry::{FollowLayer, Observer, Traces};
 use crate::tools::shared_context::{self, Chores, SharedContext};
 use crate::tools::{Catalog, fixtures};
-use crate::transport::{Connections, Tls, compress};
+use crate::transport::{Connections, Tls, compression};
 use crate::tuning::control::Tuner;
 use crate::tuning::invalidation::Invalidator;
 use crate::{memory, migrate, probes, profile, tuning};
@@ -187,13 +187,14 @@ impl Parts {
         if let Some(auth) = &self.auth {
             router = auth.protect(router);
         }
-        if settings.transport.compression {
-            router = compress(router);
-        }
-        // Tools check credentials too.
-        router
-            .layer(Extension(Arc::clone(&self.failures)))
-            .layer(from_fn_with_state(self.agents.clone(), follow))
+        // All in one: each layer by itself would box every request once more.
+        router.layer(
+            ServiceBuilder::new()
+                .layer(FollowLayer(self.agents.clone()))
+                // Tools check credentials too.
+                .layer(Extension(Arc::clone(&self.failures)))
+                .layer(compression(!settings.transport.compression)),
+        )
     }
 
     /// Starts what runs beside the MCP listener, which ends when the set is dropped; and gives what the listener needs.

@@ -1,11 +1,14 @@
 //! One HTTP request, from the first byte to the answer's header.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use axum::extract::Request;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tracing::instrument::Instrumented;
 use tracing::{Instrument, Span, error_span};
 
 use super::request_id;
@@ -33,7 +36,7 @@ impl Followed {
         let traced = || HeaderValue::from_str(&format!("{:032x}", context?.trace_id)).ok();
         let id = given.or_else(traced).unwrap_or_else(request_id::make);
         // Spans below the log's level are left out of its lines, and no line may be without its request's id.
-        let span = error_span!("request", id = id.to_str().unwrap_or_default());
+        let span = error_span!("request", id = %id.to_str().unwrap_or_default());
         Self {
             id,
             context,
@@ -73,13 +76,74 @@ impl Followed {
     }
 }
 
-/// Gives a request its id, puts it in every line of the log about it, and in the answer.
-pub async fn follow(State(agents): State<ActiveAgents>, mut request: Request, next: Next) -> Response {
-    let followed = Arc::new(Followed::new(request.headers(), agents));
-    request.extensions_mut().insert(Arc::clone(&followed));
-    let mut response = next.run(request).instrument(followed.span.clone()).await;
-    response.headers_mut().insert(REQUEST_ID, followed.id.clone());
-    response
+/// Gives each request its id, puts it in every line of the log about it, and in the answer.
+#[derive(Debug, Clone)]
+pub struct FollowLayer(pub ActiveAgents);
+
+/// What [`FollowLayer`] makes of a service.
+#[derive(Debug, Clone)]
+pub struct Follow<S> {
+    inner: S,
+    agents: ActiveAgents,
+}
+
+impl<S> Layer<S> for FollowLayer {
+    type Service = Follow<S>;
+
+    fn layer(&self, inner: S) -> Follow<S> {
+        Follow {
+            inner,
+            agents: self.0.clone(),
+        }
+    }
+}
+
+impl<S, Body> Service<Request> for Follow<S>
+where
+    S: Service<Request, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Following<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Following<S::Future> {
+        let followed = Arc::new(Followed::new(request.headers(), self.agents.clone()));
+        request.extensions_mut().insert(Arc::clone(&followed));
+        let answering = followed.span.in_scope(|| self.inner.call(request));
+        Following {
+            answering: answering.instrument(followed.span.clone()),
+            followed,
+        }
+    }
+}
+
+pin_project! {
+    /// An answer that will carry its request's id.
+    #[derive(Debug)]
+    pub struct Following<F> {
+        #[pin]
+        answering: Instrumented<F>,
+        followed: Arc<Followed>,
+    }
+}
+
+impl<F, Body, Error> Future for Following<F>
+where
+    F: Future<Output = Result<Response<Body>, Error>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.answering.poll(context).map_ok(|mut response| {
+            response.headers_mut().insert(REQUEST_ID, this.followed.id.clone());
+            response
+        })
+    }
 }
 
 #[cfg(test)]

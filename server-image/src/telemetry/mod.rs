@@ -13,7 +13,7 @@ mod traces;
 
 use std::time::Duration;
 
-pub use followed::{Followed, REQUEST_ID, follow};
+pub use followed::{FollowLayer, Followed, REQUEST_ID};
 pub use observer::{Observed, Observer};
 pub use otlp::{InvalidEndpoint, OtlpEndpoint};
 pub use trace_context::{TraceContext, carried_in};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::followed::Followed;
 use super::trace_context::TraceContext;
@@ -105,11 +106,15 @@ impl Observed {
     }
 
     fn log(&self, ended: &Ended) {
+        let is_slow = self.observer.slow_call.is_some_and(|slow| ended.elapsed >= slow);
+        if !is_slow && !tracing::enabled!(Level::DEBUG) {
+            return;
+        }
         let Operation { method, tool, .. } = ended.operation;
         let (duration_ms, queue_ms) = (milliseconds(ended.elapsed), milliseconds(ended.queued));
         let outcome = ended.outcome.label();
         let _entered = self.followed.span().enter();
-        if self.observer.slow_call.is_some_and(|slow| ended.elapsed >= slow) {
+        if is_slow {
             tracing::warn!(method, tool, duration_ms, queue_ms, %outcome, "slow call");
         } else {
             tracing::debug!(method, tool, duration_ms, queue_ms, %outcome, "answered");

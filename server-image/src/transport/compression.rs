@@ -1,6 +1,5 @@
 //! Compression of long JSON answers.
 
-use axum::Router;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use hyper::body::Body;
@@ -11,19 +10,24 @@ use tower_http::compression::predicate::Predicate;
 /// Shorter answers fit into one packet anyway, in bytes (the Varlet server's 1024).
 const SHORTEST: u64 = 1024;
 
-/// Compresses answers of `router` with gzip or zstd where the client asks for it and it pays.
-pub fn compress(router: Router) -> Router {
+/// Compresses answers with gzip or zstd where the client asks for it and it pays, unless it `is_off`.
+pub(crate) fn compression(is_off: bool) -> CompressionLayer<LongJson> {
     // The fastest level: the processor is what is scarce here, and JSON shrinks to a fifth at any.
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest);
-    router.layer(layer.compress_when(LongJson))
+    layer.compress_when(LongJson { is_off })
 }
 
 /// JSON of known length. An event stream must reach its client event by event, and has no length.
 #[derive(Debug, Clone, Copy)]
-struct LongJson;
+pub(crate) struct LongJson {
+    is_off: bool,
+}
 
 impl Predicate for LongJson {
     fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
+        if self.is_off {
+            return false;
+        }
         let json = response
             .headers()
             .get(CONTENT_TYPE)
@@ -65,7 +69,12 @@ mod tests {
                 .header(CONTENT_TYPE, content_type)
                 .body(body)
                 .unwrap();
-            assert_eq!(LongJson.should_compress(&response), expected, "{name}");
+            assert_eq!(
+                LongJson { is_off: false }.should_compress(&response),
+                expected,
+                "{name}"
+            );
+            assert!(!LongJson { is_off: true }.should_compress(&response), "{name}");
         }
     }
 }

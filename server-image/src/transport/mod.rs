@@ -9,7 +9,7 @@ mod connections;
 pub mod settings;
 mod tls;
 
-pub use compression::compress;
+pub(crate) use compression::compression;
 pub use connections::{Connections, Peer};
 pub use settings::{Settings, TlsFiles};
 pub use tls::{InvalidTls, Tls};

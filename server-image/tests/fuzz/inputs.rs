@@ -54,6 +54,11 @@ pub struct Input {
     wrong: Wrong,
 }
 
+const ENDPOINT: &str = "/mcp";
+/// Where the REST shim has its tools.
+const SHIM: &str = "/mcp/tool/";
+const API_KEY: &str = "x-api-key";
+
 const METHODS: &[&str] = &[
     "tools/call",
     "tools/call",
@@ -178,7 +183,12 @@ impl Input {
         let versions = if wrong == Wrong::Head { VERSIONS } else { CURRENT };
         let (method, version) = (random.of(methods).to_owned(), random.of(versions).to_owned());
         let tool = random.of(TOOLS).to_owned();
-        let message = message(random, wrong, &method, &tool, &version);
+        let is_rest = random.one_in(8);
+        let message = if is_rest {
+            rest_body(random, wrong)
+        } else {
+            message(random, wrong, &method, &tool, &version)
+        };
         let name = message["params"]["uri"].as_str().unwrap_or(&tool).to_owned();
         let body = if wrong == Wrong::Body {
             spoil(random, &message)
@@ -187,7 +197,11 @@ impl Input {
         };
         let mut input = Self {
             method: Method::POST,
-            path: "/mcp".to_owned(),
+            path: if is_rest {
+                format!("{SHIM}{}", tool.replace(' ', "%20"))
+            } else {
+                ENDPOINT.to_owned()
+            },
             headers: headers(random, wrong, &method, &name, &version),
             body,
             wrong,
@@ -206,7 +220,16 @@ impl Input {
         }
         if wrong == Wrong::Head && random.one_in(10) {
             random
-                .of(&["/", "/mcp/", "/mcp?x=1", "/mcp/tool/get_memory", "/MCP", "/mcp%00"])
+                .of(&[
+                    "/",
+                    "/mcp/",
+                    "/mcp?x=1",
+                    "/mcp/tool/a/b",
+                    "/mcp/tool/%ff",
+                    "/mcp/tool/..%2f",
+                    "/MCP",
+                    "/mcp%00",
+                ])
                 .clone_into(&mut input.path);
         }
         input
@@ -217,14 +240,30 @@ impl Input {
         self.wrong != Wrong::Head
     }
 
-    /// The JSON-RPC error that it must be answered with, where that can be said: when nothing but its body is wrong,
-    /// and that is no JSON.
-    pub fn code(&self) -> Option<i64> {
+    /// Whether nothing but its body is wrong, and that is no JSON. The shim takes no body for no arguments.
+    pub fn is_malformed(&self) -> bool {
         let is_json = || {
             let text = std::str::from_utf8(&self.body).ok();
             text.is_some_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
         };
-        (self.wrong == Wrong::Body && !is_json()).then_some(-32700)
+        self.wrong == Wrong::Body && !is_json() && !(self.is_rest() && self.body.is_empty())
+    }
+
+    /// Whether it calls a tool by the REST shim.
+    pub fn is_rest(&self) -> bool {
+        self.path.starts_with(SHIM)
+    }
+
+    /// Whether it asks for the headers of an answer only.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// Gives it the key of a caller, unless it has another.
+    pub fn authorize(&mut self, key: &str) {
+        if !self.headers.iter().any(|(name, _)| *name == API_KEY) {
+            self.headers.push((API_KEY, key.as_bytes().to_vec()));
+        }
     }
 
     /// The input as a person can read it.
@@ -298,14 +337,21 @@ fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version:
     if wrong != Wrong::Body {
         return message;
     }
-    for _ in 0..random.below(4) {
-        change(random, &mut message);
-    }
+    change_some(random, &mut message);
     if random.one_in(25) {
         json!([message, message])
     } else {
         message
     }
+}
+
+/// What the shim takes: a tool's arguments.
+fn rest_body(random: &mut Random, wrong: Wrong) -> Value {
+    let mut body = Value::Object(arguments(random));
+    if wrong == Wrong::Body {
+        change_some(random, &mut body);
+    }
+    body
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -342,6 +388,12 @@ fn value(random: &mut Random, depth: usize) -> Value {
         _ => (0..random.below(4))
             .map(|_| (random.of(KEYS).to_owned(), value(random, depth - 1)))
             .collect(),
+    }
+}
+
+fn change_some(random: &mut Random, message: &mut Value) {
+    for _ in 0..random.below(4) {
+        change(random, message);
     }
 }
 
@@ -463,7 +515,7 @@ fn headers(
         ("origin", &["http://localhost", "https://evil.example", "null", ""]),
         ("last-event-id", &["0", "x/1", "99999999999999999999"]),
         ("authorization", &["Bearer x", "Bearer sct_x", "Basic dTpw", "Bearer"]),
-        ("x-api-key", &["x", ""]),
+        (API_KEY, &["x", ""]),
         ("x-forwarded-for", &["1.2.3.4", "a,b,c", ",,,"]),
         ("accept-encoding", &["gzip", "zstd", "br;q=2, *", "gzip;q=nan"]),
         (
