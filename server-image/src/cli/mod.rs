@@ -58,6 +58,9 @@ pub enum Command {
     /// Say what limits a running server, and the figures that prove it.
     Report(Report),
     /// Serve one client on standard input and output, as desktop applications want it; logs go to standard error.
+    ///
+    /// It takes the settings of `serve` that do not concern a network, from the same file and environment. Those for
+    /// many clients at once (concurrency, queue, adaptive limit, signed tuning, sessions, drain) change nothing for one.
     Stdio(Box<Stdio>),
     /// Ask a running server whether it is ready; exit code 0 if it is.
     Healthcheck(Healthcheck),
@@ -396,6 +399,34 @@ mod tests {
             ("any", &[all[0], all[1], all[2], "*"], OriginPolicy::Any),
         ] {
             assert_eq!(settings(flags).unwrap().network.names.origins, expected, "{name}");
+        }
+    }
+
+    /// The operator mounts start values: a replica that ignored one would start with another size than its siblings have.
+    #[test]
+    fn start_values_come_from_the_tuning_file_unless_a_flag_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            r#"{"pool":{"max":3},"cache":{"l1Bytes":1048576},"concurrency":7}"#,
+        )
+        .unwrap();
+        let mounted = ["--tuning-file", file.path().to_str().unwrap()];
+        for (name, flags, expected) in [
+            ("the file's", &[][..], (3, 1024 * 1024, 7)),
+            (
+                "flags'",
+                &["--pool-max", "4", "--cache-l1-bytes", "0", "--concurrency", "8"],
+                (4, 0, 8),
+            ),
+        ] {
+            let settings = settings(&[&mounted, flags].concat()).unwrap();
+            let found = (
+                settings.tuning.pool_max,
+                settings.cache.local_bytes,
+                settings.tuning.concurrency,
+            );
+            assert_eq!(found, expected, "{name}");
         }
     }
 

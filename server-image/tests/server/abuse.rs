@@ -132,7 +132,8 @@ async fn giant_bodies_at_once_are_bounded_and_hold_up_nobody() {
         );
         assert!(statuses.iter().any(|status| status == refusal), "{name}: {statuses:?}");
         let growth = process.peak_memory().saturating_sub(before);
-        assert!(growth < 300 * MIB, "{name}: {} MiB", growth / MIB);
+        // The 64 MiB of bodies that are let in, as they came, as read, and as answered.
+        assert!(growth < 220 * MIB, "{name}: {} MiB", growth / MIB);
     }
 }
 
