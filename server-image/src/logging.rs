@@ -37,8 +37,12 @@ pub fn start(format: LogFormat) {
     };
 }
 
-/// Whether a line may be written at all, whatever `RUST_LOG` says. The protocol library writes whole messages into its
-/// lines, and with them what callers store and the tokens they show.
+/// Whose lines may hold what callers store and the tokens they show: the protocol library writes whole messages into
+/// them, the database library the parameters of statements. With the least severe level that holds none.
+const TALKATIVE: [(&str, Level); 2] = [("rmcp", Level::ERROR), ("tokio_postgres", Level::WARN)];
+
+/// Whether a line may be written at all, whatever `RUST_LOG` says.
 fn may_be_told(line: &Metadata<'_>) -> bool {
-    *line.level() == Level::ERROR || !line.target().starts_with("rmcp")
+    let talkative = TALKATIVE.iter().find(|(library, _)| line.target().starts_with(library));
+    talkative.is_none_or(|(_, least)| line.level() <= least)
 }

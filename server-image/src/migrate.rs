@@ -134,11 +134,14 @@ async fn patiently<T>(
     }
 }
 
-/// Whether an error may be gone soon: the database starts, or fails over to another machine.
+/// Whether an error may be gone soon: the database starts, fails over to another machine, or a backup holds a table.
 const fn may_pass(error: &DatabaseError) -> bool {
     matches!(
         error,
-        DatabaseError::Connect(_) | DatabaseError::NoAnswer(_) | DatabaseError::PoolTimeout { .. }
+        DatabaseError::Connect(_)
+            | DatabaseError::NoAnswer(_)
+            | DatabaseError::PoolTimeout { .. }
+            | DatabaseError::Locked { .. }
     )
 }
 

@@ -81,7 +81,7 @@ def main() -> int:
                 kept[part].append(result)
                 options.output.write_text(json.dumps(kept, indent=1))
         goals = [goal for part in options.only for goal in PARTS[part][1](kept[part])]
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         say(f"bench_server.py: {error}\nWhat was measured before: {options.output}")
         return 2
     kept["goals"] = [asdict(goal) | {"is_met": goal.is_met} for goal in goals]

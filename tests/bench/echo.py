@@ -9,7 +9,7 @@ import servers
 from figures import at_least, medians, say
 from measure import measured_load, usage
 
-OURS = "mcpscale"
+OURS, IN_SESSION = "mcpscale", "mcpscale, session"
 POLLING, WRK = "polls", "wrk"
 TARGETS = {("json", "FastMCP"): 40, ("json", "TypeScript SDK"): 16, ("sse", "FastMCP"): 30}
 
@@ -22,25 +22,28 @@ def rounds(options):
                 stack.enter_context(one)
                 for one in (servers.ours(options.binary), servers.fastmcp(answers), servers.typescript(answers))
             ]
+            asked = [(server.name, server, servers.echo(server, answers)) for server in started]
             if answers == "json":
                 # The floor: what the kernel and HTTP take by themselves.
-                started.append(stack.enter_context(servers.constant()))
-            requests = {server.name: servers.echo(server, answers) for server in started}
-            for server in started:
+                floor = stack.enter_context(servers.constant())
+                asked.append((floor.name, floor, servers.echo(floor, answers)))
+            else:
+                # What clients up to 2025-11-25 get: answers that are kept for those whose connection breaks.
+                older = stack.enter_context(servers.ours(options.binary))
+                asked.append((IN_SESSION, older, servers.echo(older, answers, in_session=True)))
+            for name, server, _ in asked:
                 idle = usage(server.pid).rss_bytes
-                yield {"server": server.name, "answers": answers, "idle_rss_bytes": idle}
+                yield {"server": name, "answers": answers, "idle_rss_bytes": idle}
             for connections, client in loads(options.connections):
                 polls = client == POLLING
                 for number in range(options.rounds):
                     # Each goes first in turn.
-                    turn = number % len(started)
-                    for server in started[turn:] + started[:turn]:
-                        request = requests[server.name]
+                    turn = number % len(asked)
+                    for name, server, request in asked[turn:] + asked[:turn]:
                         measured_load(server.pid, request, connections, options.warm_up, polls)
                         result = measured_load(server.pid, request, connections, options.seconds, polls)
-                        who = {"server": server.name, "answers": answers, "connections": connections, "client": client}
-                        what = f"{answers} c={connections} {client} round {number + 1}"
-                        say(f"{what}: {server.name} {result['per_second']:.0f}/s")
+                        who = {"server": name, "answers": answers, "connections": connections, "client": client}
+                        say(f"{answers} c={connections} {client} round {number + 1}: {name} {result['per_second']:.0f}/s")
                         yield who | {"round": number} | result
 
 
@@ -56,7 +59,7 @@ def report(results: list) -> list:
     calls = medians(results, keys, "requests")
     p50, p99 = medians(results, keys, "p50_us"), medians(results, keys, "p99_us")
     rss, idle = medians(results, keys, "rss_bytes"), medians(results, ("answers", "server"), "idle_rss_bytes")
-    head = f"{'echo':5} {'c':>5} {'client':6} {'server':14} {'per s':>7} {'p50 ms':>7} {'p99 ms':>8} {'CPU µs':>8} {'per CPU s':>9}"
+    head = f"{'echo':5} {'c':>5} {'client':6} {'server':17} {'per s':>7} {'p50 ms':>7} {'p99 ms':>8} {'CPU µs':>8} {'per CPU s':>9}"
     print(f"\n{head} {'RSS MB':>6} {'idle MB':>7}  ours, per CPU second")
     goals = []
     for key in rate:
@@ -65,7 +68,7 @@ def report(results: list) -> list:
         if calls[key] < connections:
             # Most of the time went into connections: no figure that counts, and no goal that is met.
             ratio = float("nan")
-        line = f"{answers:5} {connections:>5} {client:6} {server:14} {rate[key]:>7.0f} {p50[key] / 1000:>7.2f}"
+        line = f"{answers:5} {connections:>5} {client:6} {server:17} {rate[key]:>7.0f} {p50[key] / 1000:>7.2f}"
         line += f" {p99[key] / 1000:>8.2f} {cpu[key]:>8.1f} {1e6 / cpu[key]:>9.0f} {rss[key] / 1e6:>6.1f}"
         line += f" {idle[answers, server] / 1e6:>7.1f}"
         print(line if server == OURS else f"{line}  {ratio:.1f}×")

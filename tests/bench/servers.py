@@ -211,14 +211,26 @@ def post(request: Request) -> tuple:
         return response.status, response.headers, response.read().decode()
 
 
-def echo(server: Server, answers: str) -> Request:
+def session(server: Server) -> str:
+    """Opens a session as clients up to 2025-11-25 do; gives its id."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+    message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
+    _, found, _ = post(Request(server.url, headers, json.dumps(message)))
+    headers["Mcp-Session-Id"] = found["Mcp-Session-Id"]
+    post(Request(server.url, headers, json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})))
+    return found["Mcp-Session-Id"]
+
+
+def echo(server: Server, answers: str, in_session: bool = False) -> Request:
     """A call of echo, checked once: the right answer, in the right form.
 
     JSON is what clients of 2026-07-28 get from all of these servers. Event streams are what clients before it get; from
-    ours those of 2026-07-28 do, too, that give them the greater weight. The others hold no sessions, so ours needs none.
+    ours those of 2026-07-28 do, too, that give them the greater weight. The others hold no sessions, so ours needs none;
+    it can be asked in one, too.
     """
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    is_modern = answers == "json" or server.name == "mcpscale"
+    is_modern = answers == "json" or (server.name == "mcpscale" and not in_session)
     if is_modern and answers == "sse":
         headers["Accept"] = "application/json;q=0.5, text/event-stream"
     params = {"name": "echo", "arguments": {"text": "hello"}}
@@ -231,6 +243,8 @@ def echo(server: Server, answers: str) -> Request:
         }
     else:
         headers["MCP-Protocol-Version"] = LEGACY
+    if in_session:
+        headers["Mcp-Session-Id"] = session(server)
     call = {"jsonrpc": "2.0", "method": "tools/call", "params": params}
     request = Request(server.url, headers, json.dumps(call | {"id": 1}))
     status, found, text = post(request)

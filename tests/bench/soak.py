@@ -22,7 +22,7 @@ T_95 = 2.101
 # Growth in MB per hour that nobody would notice in the life of a pod.
 SLOPE_BELOW = 0.5
 # A run whose slope may be off by more MB per hour says nothing.
-OFF_BELOW = 25
+OFF_BELOW = 5
 # Share of the cache that must be in use before memory is judged.
 FULL = 0.9
 

@@ -63,6 +63,15 @@ impl Auth {
                 )
             }
         };
+        let ways_around = rules.ways_around();
+        if !ways_around.is_empty() {
+            tracing::warn!(
+                methods = ways_around.join(","),
+                "--tool-scopes has rules for tools and none for these methods, which show or follow what tools show: \
+                 what a rule guards as a tool can be read as a resource or a prompt without its scopes; add *=SCOPE, \
+                 or METHOD=SCOPE for each of them"
+            );
+        }
         Ok(Some(Arc::new(Self {
             verifier,
             rules,

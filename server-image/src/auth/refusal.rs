@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scopes::Scopes;
 
-/// JSON-RPC code of every refusal: the first of those that JSON-RPC leaves to servers. `data.reason` tells them apart.
+/// JSON-RPC code of refusals: the first of those that JSON-RPC leaves to servers. `data.reason` tells them apart.
 pub const RPC_CODE: i32 = -32000;
 /// After this many seconds a caller may ask again when the identity provider could not be reached.
 const RETRY_SECONDS: u32 = 5;
@@ -112,7 +112,13 @@ impl Refusal {
 /// An answer that refuses a JSON-RPC request.
 #[must_use]
 pub fn refused(status: StatusCode, reason: &str, message: &str, id: &Value) -> Response {
-    let error = json!({"code": RPC_CODE, "message": message, "data": {"reason": reason}});
+    refused_with(RPC_CODE, status, reason, message, id)
+}
+
+/// The same, with a JSON-RPC code that says more.
+#[must_use]
+pub fn refused_with(code: i32, status: StatusCode, reason: &str, message: &str, id: &Value) -> Response {
+    let error = json!({"code": code, "message": message, "data": {"reason": reason}});
     let body = Json(json!({"jsonrpc": "2.0", "id": id, "error": error}));
     (status, [(CACHE_CONTROL, "no-store")], body).into_response()
 }

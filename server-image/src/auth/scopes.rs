@@ -6,8 +6,17 @@ use std::str::FromStr;
 
 use super::{Principal, Refusal};
 
-/// Stands for every tool that has no rule of its own.
+/// Stands for every tool that has no rule of its own, and likewise for [`LIKE_TOOLS`].
 const ANY_TOOL: &str = "*";
+/// Methods that show what tools show, or follow it. `completion/complete` is none: it offers fixed words alone.
+const LIKE_TOOLS: &[&str] = &[
+    "resources/read",
+    "resources/subscribe",
+    "prompts/get",
+    "subscriptions/listen",
+];
+/// Methods that look like tools in a rule.
+const PLAIN_METHODS: &[&str] = &["initialize", "ping"];
 
 /// A set of scopes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,8 +94,8 @@ pub struct ScopeRules {
 
 impl ScopeRules {
     /// Rules of the form `TOOL=SCOPE+SCOPE`. TOOL is the name of a tool; or a JSON-RPC method other than `tools/call`,
-    /// such as `resources/read`; or `*`, for each tool that has no rule of its own. A tool's scopes are needed besides
-    /// those of every request.
+    /// such as `resources/read`; or `*`, for each tool that has no rule of its own, and for each such method that shows
+    /// or follows what tools show. A tool's scopes are needed besides those of every request.
     ///
     /// # Errors
     /// [`InvalidRule`] quotes what cannot be read.
@@ -120,6 +129,17 @@ impl ScopeRules {
         !self.tools.is_empty()
     }
 
+    /// Methods that show or follow what tools show, and that no rule covers although there are rules for tools.
+    #[must_use]
+    pub fn ways_around(&self) -> Vec<&'static str> {
+        let is_tool = |name: &str| !name.contains('/') && !PLAIN_METHODS.contains(&name);
+        if !self.tools.keys().any(|name| is_tool(name)) {
+            return Vec::new();
+        }
+        let open = LIKE_TOOLS.iter().filter(|method| self.rule(method, "").is_none());
+        open.copied().collect()
+    }
+
     /// What every request needs.
     #[must_use]
     pub const fn of_every_request(&self) -> &Scopes {
@@ -149,12 +169,18 @@ impl ScopeRules {
     /// # Errors
     /// [`Refusal::InsufficientScope`] with all that is needed.
     pub fn allow(&self, principal: &Principal, method: &str, tool: &str) -> Result<(), Refusal> {
-        let rule = if tool.is_empty() {
-            self.tools.get(method)
+        self.rule(method, tool)
+            .map_or(Ok(()), |needed| allow(principal, needed, &self.every_request))
+    }
+
+    fn rule(&self, method: &str, tool: &str) -> Option<&Scopes> {
+        let (name, is_any) = if tool.is_empty() {
+            (method, LIKE_TOOLS.contains(&method))
         } else {
-            self.tools.get(tool).or_else(|| self.tools.get(ANY_TOOL))
+            (tool, true)
         };
-        rule.map_or(Ok(()), |needed| allow(principal, needed, &self.every_request))
+        let any = || self.tools.get(ANY_TOOL).filter(|_| is_any);
+        self.tools.get(name).or_else(any)
     }
 }
 
@@ -182,7 +208,7 @@ mod tests {
             "add_message=write",
             "get_performance_metrics=read+admin",
             "*=read",
-            "resources/read=read",
+            "resources/read=see",
         ];
         let rules = ScopeRules::new(["mcp"], rules).unwrap();
         for (name, scopes, method, tool, needed) in [
@@ -204,8 +230,16 @@ mod tests {
             ("any tool", "mcp", "tools/call", "get_messages", Some("mcp read")),
             ("any tool, met", "read", "tools/call", "get_messages", None),
             ("unknown tool", "", "tools/call", "unknown", Some("mcp read")),
-            ("method", "", "resources/read", "", Some("mcp read")),
-            ("method without rule", "", "tools/list", "", None),
+            ("method", "read", "resources/read", "", Some("mcp see")),
+            ("method, met", "see", "resources/read", "", None),
+            ("prompt", "see", "prompts/get", "", Some("mcp read")),
+            ("prompt, met", "read", "prompts/get", "", None),
+            ("following", "see", "resources/subscribe", "", Some("mcp read")),
+            ("following, met", "read", "resources/subscribe", "", None),
+            ("stream", "see", "subscriptions/listen", "", Some("mcp read")),
+            ("stream, met", "read", "subscriptions/listen", "", None),
+            ("method without data", "", "tools/list", "", None),
+            ("fixed words", "", "completion/complete", "", None),
             (
                 "similar scope",
                 "reader read:all",
@@ -222,6 +256,25 @@ mod tests {
         }
         assert!(rules.admit(&caller("mcp")).is_ok() && rules.admit(&caller("read")).is_err());
         assert!(ScopeRules::default().allow(&caller(""), "tools/call", "x").is_ok());
+    }
+
+    /// Who believes a tool's data guarded must be told of every other way to them.
+    #[test]
+    fn ways_around_tools_are_known() {
+        for (rules, expected) in [
+            (&[][..], &[][..]),
+            (&["resources/read=a", "initialize=a", "ping=a"], &[]),
+            (&["get_messages=a", "*=b"], &[]),
+            (&["*=a", "resources/read=b"], &[]),
+            (&["get_messages=a"], LIKE_TOOLS),
+            (
+                &["get_messages=a", "resources/read=a", "resources/subscribe=a"],
+                &["prompts/get", "subscriptions/listen"],
+            ),
+        ] {
+            let found = ScopeRules::new([], rules.iter().copied()).unwrap().ways_around();
+            assert_eq!(found, expected, "{rules:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::journal::{Change, Journal, Look, Position};
+use super::reuse::Read;
 use crate::lock;
 
 /// A power of two; at 24 bytes each this is 384 KiB.
@@ -351,14 +352,51 @@ impl Follower {
     /// Whether a value that was read at `position`, perhaps by another replica, is good: all changes to it since then
     /// would be known, and there is none.
     pub(super) fn is_good(&self, key: &str, tags: &[String], position: Position, known: &Known) -> bool {
-        position >= known.horizon
-            && tags
-                .iter()
-                .all(|tag| self.stripe(stripe_of(tag)).changed.load(Ordering::Acquire) < position)
-            && !lock(&self.sweeps)
-                .list
-                .iter()
-                .any(|(prefix, _, changed)| *changed >= position && key.starts_with(prefix.as_str()))
+        position >= self.good_from(key, tags, known)
+    }
+
+    /// First place of the values that are good.
+    fn good_from(&self, key: &str, tags: &[String], known: &Known) -> Position {
+        let tags = tags
+            .iter()
+            .map(|tag| self.stripe(stripe_of(tag)).changed.load(Ordering::Acquire));
+        let sweeps = lock(&self.sweeps);
+        let prefixes = sweeps
+            .list
+            .iter()
+            .filter(|(prefix, ..)| key.starts_with(prefix.as_str()))
+            .map(|(.., changed)| *changed);
+        tags.chain(prefixes)
+            .map(|changed| changed.saturating_add(1))
+            .fold(known.horizon, Position::max)
+    }
+
+    /// A read of the shared tier, for its reuse distances, by places that mean the same at all replicas. When this one
+    /// starts anew, what was read before cannot be judged and counts as changed: the tier itself does not serve it.
+    pub(super) fn shared_read(&self, key: &str, tags: &[String], known: &Known) -> Read {
+        Read {
+            position: known.position,
+            good_from: self.good_from(key, tags, known),
+        }
+    }
+
+    /// A read of the first tier, for its reuse distances, of a value that was read when `noted` was known. Its place is
+    /// the number of changes known then that concern it, so that any more of them make it another one, as they do for
+    /// [`Self::is_unchanged`]. That everything is forgotten is one of them: the tier itself serves nothing from before.
+    pub(super) fn local_read(&self, key: &str, noted: &Noted) -> Read {
+        let generations: u64 = noted.stripes.iter().map(|(_, generation)| *generation).sum();
+        let prefixes = lock(&self.sweeps)
+            .list
+            .iter()
+            .filter(|(prefix, number, _)| *number <= noted.prefixes && key.starts_with(prefix.as_str()))
+            .map(|(_, number, _)| *number)
+            .max();
+        let changes = generations + noted.everything + prefixes.unwrap_or_default();
+        let position = Position::try_from(changes).unwrap_or(Position::MAX);
+        Read {
+            position,
+            good_from: position,
+        }
     }
 }
 
@@ -368,16 +406,69 @@ mod tests {
     use crate::database::{Database, DatabaseTarget};
     use prometheus_client::registry::Registry;
 
+    fn follower(folder: &tempfile::TempDir) -> Arc<Follower> {
+        let target: DatabaseTarget = format!("sqlite:{}", folder.path().join("test.db").display())
+            .parse()
+            .unwrap();
+        let database = Database::open(&target, 1, &mut Registry::default()).unwrap();
+        Follower::new(Journal::new(database), Duration::ZERO)
+    }
+
+    /// Memory is bought for values that left too early: one that has changed since then must be told from one that has
+    /// not, and what concerns only others must not matter.
+    #[tokio::test]
+    async fn reads_tell_what_has_changed_for_their_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let follower = follower(&folder);
+        let tags = ["tag".to_owned()];
+        let mut known = Known {
+            origin: "origin".into(),
+            position: 200,
+            horizon: 0,
+            clock: (Timestamp::UNIX_EPOCH, Instant::now()),
+            began: Instant::now(),
+        };
+        let reads = |known: &Known| {
+            let local = follower.local_read("page:1", &follower.note(&tags));
+            (local, follower.shared_read("page:1", &tags, known))
+        };
+        let start = reads(&known);
+        assert_eq!(start.0.position, start.0.good_from, "the first tier keeps no places");
+        follower.changed_at("another tag", 100);
+        follower.changed_at("prefix:session:", 100);
+        assert_eq!(reads(&known), start, "what concerns others");
+        let mut last = start;
+        for (name, tag) in [
+            ("a tag", "tag"),
+            ("a prefix", "prefix:page:"),
+            ("the same again", "prefix:page:"),
+        ] {
+            known.position += 10;
+            follower.changed_at(tag, known.position - 1);
+            let now = reads(&known);
+            assert!(last.0.position < now.0.good_from, "{name}: the first tier");
+            assert!(last.1.position < now.1.good_from, "{name}: the shared tier");
+            assert!(now.1.position >= now.1.good_from, "{name}: what is read now is good");
+            last = now;
+        }
+        follower.written(&tags);
+        assert!(
+            last.0.position < reads(&known).0.good_from,
+            "what this replica has written"
+        );
+        last = reads(&known);
+        follower.everything_changed();
+        known.horizon = known.position + 1;
+        let now = reads(&known);
+        assert!(last.0.position < now.0.good_from && last.1.position < now.1.good_from);
+    }
+
     /// Transactions end in another order than that of their numbers. When too many prefixes are known to keep each, a
     /// value in Redis that one of them names must not become good again because a smaller number came last.
     #[tokio::test]
     async fn prefixes_that_are_forgotten_stay_in_force() {
         let folder = tempfile::tempdir().unwrap();
-        let target: DatabaseTarget = format!("sqlite:{}", folder.path().join("test.db").display())
-            .parse()
-            .unwrap();
-        let database = Database::open(&target, 1, &mut Registry::default()).unwrap();
-        let follower = Follower::new(Journal::new(database), Duration::ZERO);
+        let follower = follower(&folder);
         let known = Known {
             origin: "origin".into(),
             position: 200,

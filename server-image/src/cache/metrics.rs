@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue};
@@ -13,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::LOCAL_LIFE;
 use super::reuse::{Histogram as Distances, Read, Reuse, bounds};
 use super::shared_reuse::SharedReuse;
 use crate::lock;
@@ -63,11 +65,12 @@ impl Miss {
         }
     }
 
-    /// Whether a larger cache would have helped.
-    pub(super) const fn read(self) -> Read {
+    /// The read that missed: what was not there may have changed meanwhile, which `read` tells; of what was there it is
+    /// known that no larger cache would have helped.
+    pub(super) const fn read(self, read: Read) -> Read {
         match self {
-            Self::New | Self::Evicted => Read::Reusable,
-            Self::Expired | Self::Changed | Self::Unavailable => Read::Unavoidable,
+            Self::New | Self::Evicted => read,
+            Self::Expired | Self::Changed | Self::Unavailable => read.unavoidable(),
         }
     }
 }
@@ -98,7 +101,7 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             load_seconds: duration_histogram(),
-            local_reuse: Arc::default(),
+            local_reuse: Arc::new(Mutex::new(Reuse::new(LOCAL_LIFE))),
             remembered: (0..REMEMBERED).map(|_| AtomicU16::new(0)).collect(),
         };
         // `rate` cannot see the first increment of a series that appears with it.
@@ -156,7 +159,7 @@ impl Metrics {
 
     /// Notes a look-up for the distribution of reuse distances.
     pub(super) fn read(&self, key: &str, bytes: u64, read: Read) {
-        lock(&self.local_reuse).read(key, bytes, read);
+        lock(&self.local_reuse).read(key, bytes, read, Instant::now());
     }
 
     /// Remembers that a key is in the first tier.

@@ -32,6 +32,8 @@ mod local;
 mod memory_size;
 mod metrics;
 mod read;
+#[cfg(test)]
+mod replay;
 mod reuse;
 pub mod schema;
 mod shared;
@@ -68,6 +70,8 @@ pub const DEFAULT_LOCAL_BYTES: u64 = 16 * 1024 * 1024;
 pub const LOCAL_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// How old a cached value may be when nobody says otherwise.
 pub const DEFAULT_STALENESS: Duration = Duration::from_millis(100);
+/// Longest life of an entry of the first tier.
+const LOCAL_LIFE: Duration = Duration::from_mins(5);
 /// Longest life of an entry of the second tier: the journal is kept as long.
 const SHARED_LIFE: Duration = Duration::from_secs(KEPT_SECONDS as u64);
 

@@ -10,12 +10,9 @@ use super::format;
 use super::key::{Cached, Key};
 use super::local::Entry;
 use super::metrics::{Miss, Tier};
-use super::reuse::Read;
 use super::shared::Shared;
-use super::{Cache, SHARED_LIFE};
+use super::{Cache, LOCAL_LIFE, SHARED_LIFE};
 
-/// Longest life of an entry of the first tier.
-const LOCAL_LIFE: Duration = Duration::from_mins(5);
 /// Reads of a key that wait for another one of it, at most this often; then each asks for itself.
 const WAITS_MAX: usize = 2;
 
@@ -68,7 +65,8 @@ impl Cache {
             Miss::Changed
         } else if let Ok(value) = Arc::clone(&entry.value).downcast() {
             inner.metrics.hit(Tier::l1);
-            inner.metrics.read(&key.text, entry.bytes, Read::Reusable);
+            let read = inner.follower.local_read(&key.text, &entry.noted);
+            inner.metrics.read(&key.text, entry.bytes, read);
             return Ok(value);
         } else {
             // Two kinds with one name: not possible, but no reason to fail.
@@ -100,7 +98,7 @@ impl Cache {
             if let Ok((since, then)) = inner.follower.up_to_own_writes(&key.tags).await {
                 match self.find_shared::<Kind>(shared, key, &then, &since).await {
                     Ok(value) => {
-                        inner.metrics.read(&key.text, size(key, &*value), miss.read());
+                        self.note_missed(key, &*value, miss, &then);
                         return Ok(Some(value));
                     }
                     Err(miss) => shared_miss = miss,
@@ -112,7 +110,7 @@ impl Cache {
         let Some(value) = load().await? else { return Ok(None) };
         inner.metrics.load_seconds.observe(began.elapsed().as_secs_f64());
         let value = Arc::new(value);
-        inner.metrics.read(&key.text, size(key, &*value), miss.read());
+        self.note_missed(key, &*value, miss, &noted);
         if let Some(known) = known
             && let Some(life) = life(&*value, &known)
             && inner.follower.is_unchanged(&key.text, &noted)
@@ -120,13 +118,8 @@ impl Cache {
             if let Some(shared) = &inner.shared {
                 let (tags, value) = (key.tags.clone(), Arc::clone(&value));
                 let bytes = move || format::encode(&(tags, &*value), known.position);
-                shared.put(
-                    &known.origin,
-                    &key.text,
-                    life.min(SHARED_LIFE),
-                    shared_miss.read(),
-                    bytes,
-                );
+                let read = shared_miss.read(inner.follower.shared_read(&key.text, &key.tags, &known));
+                shared.put(&known.origin, &key.text, life.min(SHARED_LIFE), read, bytes);
             }
             self.keep(&key.text, &value, life, noted);
         }
@@ -159,10 +152,19 @@ impl Cache {
             return missed(Miss::Expired);
         };
         inner.metrics.hit(Tier::l2);
-        shared.note_hit(&known.origin, &key.text, found.bytes.len());
+        let read = inner.follower.shared_read(&key.text, &key.tags, known);
+        shared.note_hit(&known.origin, &key.text, found.bytes.len(), read);
         let value = Arc::new(value);
         self.keep(&key.text, &value, life.min(found.life), noted.clone());
         Ok(value)
+    }
+
+    /// Notes, for the reuse distances, a read of what the first tier did not have.
+    fn note_missed<Kind: Cached>(&self, key: &Key, value: &Kind, miss: Miss, noted: &Noted) {
+        let inner = &*self.0;
+        let bytes = Entry::bytes_of::<Kind>(&key.text, value.heap_bytes());
+        let read = miss.read(inner.follower.local_read(&key.text, noted));
+        inner.metrics.read(&key.text, bytes, read);
     }
 
     /// Puts a value into the first tier.
@@ -176,10 +178,6 @@ impl Cache {
         inner.local.insert(key, entry);
         inner.metrics.remember(key);
     }
-}
-
-fn size<Kind: Cached>(key: &Key, value: &Kind) -> u64 {
-    Entry::bytes_of::<Kind>(&key.text, value.heap_bytes())
 }
 
 /// How long a value may be kept; `None` if it has ended.

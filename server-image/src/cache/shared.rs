@@ -31,12 +31,13 @@ const WRITES: usize = 64;
 const NAMESPACE: &str = "mcp:cache:2";
 /// Most keys remembered as popular.
 const POPULAR_MAX: isize = 1_000;
-/// Stream in which replicas tell each other what they have read.
-const READS: &str = "mcp:cache-reads:1";
+/// Stream in which replicas tell each other what they have read; the number changes with the meaning of a batch, so that
+/// old and new replicas, during an update, each follow their own.
+const READS: &str = "mcp:cache-reads:2";
 /// Batches of reads that the stream holds; a replica takes them every second.
 const READS_KEPT: u32 = 128;
 /// Batches that are read at once: more would not arrive within [`ANSWER`], and hold up other questions.
-const READS_AT_ONCE: u32 = 8;
+const READS_AT_ONCE: u32 = 6;
 /// The stream is forgotten after this long without a read, in seconds.
 const READS_SECONDS: u32 = 600;
 /// What an entry takes in Redis beside its key and value, in bytes: its places in two tables, headers, rounding.
@@ -149,9 +150,9 @@ impl Shared {
         Arc::clone(&self.reuse)
     }
 
-    /// Notes that a value was found, which takes `bytes`.
-    pub(super) fn note_hit(&self, origin: &str, key: &str, bytes: usize) {
-        lock(&self.reuse).read(origin, key, entry_bytes(origin, key, bytes), Read::Reusable);
+    /// Notes that a value was found, which takes `bytes`, by `read`.
+    pub(super) fn note_hit(&self, origin: &str, key: &str, bytes: usize, read: Read) {
+        lock(&self.reuse).read(origin, key, entry_bytes(origin, key, bytes), read);
     }
 
     /// Tells other replicas what was read here, and learns what they have read. Nothing depends on it, so a Redis that
@@ -205,13 +206,13 @@ impl Shared {
         learned == READS_AT_ONCE
     }
 
-    /// Stores a value for `life`, in the background; if Redis is slow, rather not. `miss` says why it was not there.
+    /// Stores a value for `life`, in the background; if Redis is slow, rather not. `read` did not find it.
     pub(super) fn put(
         &self,
         origin: &str,
         key: &str,
         life: Duration,
-        miss: Read,
+        read: Read,
         bytes: impl FnOnce() -> Option<Vec<u8>> + Send + 'static,
     ) {
         if self.is_paused() {
@@ -225,9 +226,9 @@ impl Shared {
         tokio::spawn(async move {
             let bytes = bytes();
             // What is too large to be stored is no hit in any Redis.
-            let miss = if bytes.is_some() { miss } else { Read::Unavoidable };
+            let read = if bytes.is_some() { read } else { read.unavoidable() };
             let size = entry_bytes(&origin, &key, bytes.as_ref().map_or(0, Vec::len));
-            lock(&this.reuse).read(&origin, &key, size, miss);
+            lock(&this.reuse).read(&origin, &key, size, read);
             if let Some(bytes) = bytes {
                 let name = name(&origin, &key);
                 let mut order = redis::pipe();

@@ -22,6 +22,8 @@ use crate::database::{DatabaseError, Heard, PostgresConnection, PostgresDatabase
 
 /// Longest time that a follower does not know of a change when news cannot be heard.
 pub const STALE_MAX: Duration = Duration::from_secs(10);
+/// Smallest pool that can spare a connection.
+const POOL_MIN: usize = 2;
 /// Name of the channel in the database.
 const CHANNEL: &str = "mcp_changes";
 /// Longest payload, in bytes. Postgres allows less than 8000.
@@ -120,7 +122,7 @@ impl Relay {
 
     /// Whether a connection can be spared and would be of use.
     fn can_listen(&self) -> bool {
-        self.database.pool_max() >= 2 && !self.database.is_pooled_by_transaction()
+        self.database.pool_max() >= POOL_MIN && !self.database.is_pooled_by_transaction()
     }
 
     /// Listens until it is no longer possible.
@@ -132,7 +134,11 @@ impl Relay {
             Ok(connection) => connection,
             Err(error) => return Ended::Broken(error),
         };
-        let ended = self.listen_on(&connection).await;
+        let ended = tokio::select! {
+            ended = self.listen_on(&connection) => ended,
+            // Whatever it is waiting for: perhaps for the very connection that it keeps, as others do then.
+            () = self.database.shrunk_below(POOL_MIN) => Ended::Unable,
+        };
         if !connection.is_closed()
             && let Err(error) = connection.query("UNLISTEN mcp_changes", &[]).await
         {
@@ -165,18 +171,9 @@ impl Relay {
                     Err(RecvError::Lagged(_)) => self.changes.deliver(&Topic::Everything),
                     Err(RecvError::Closed) => return Ended::Broken(DatabaseError::Stopped),
                 },
-                () = self.database.resized() => {
-                    // Whoever waits for the only connection must not wait for the next try.
-                    if !self.can_listen() {
-                        return Ended::Unable;
-                    }
-                }
                 () = sleep_until(next_try) => {
                     if !is_proven || last_own.elapsed() > TRY + WAY {
                         return Ended::Deaf;
-                    }
-                    if !self.can_listen() {
-                        return Ended::Unable;
                     }
                     next_try = Instant::now() + TRY;
                     if let Err(error) = self.notify(&payload(&self.replica, "")).await {
@@ -188,7 +185,8 @@ impl Relay {
     }
 
     async fn begin(&self) -> Result<PostgresConnection, DatabaseError> {
-        let connection = self.database.connection().await?;
+        let mut connection = self.database.connection().await?;
+        connection.leave_untimed();
         let listening = connection.query("LISTEN mcp_changes", &[]);
         timeout(WAY, listening)
             .await

@@ -54,7 +54,9 @@ pub(super) struct Flags {
     #[arg(long, env = "MCP_REQUIRED_SCOPES", value_delimiter = ',')]
     required_scopes: Vec<String>,
     /// Scopes that a tool needs besides, comma-separated: TOOL=SCOPE+SCOPE. TOOL may be a JSON-RPC method such as
-    /// resources/read, or * for each tool without a rule of its own.
+    /// resources/read, or * for each tool without a rule of its own. What tools show can also be had by resources/read,
+    /// resources/subscribe, prompts/get and subscriptions/listen: * is for each of those without a rule of its own too,
+    /// and rules for single tools do not guard them.
     #[arg(long, env = "MCP_TOOL_SCOPES", value_delimiter = ',')]
     tool_scopes: Vec<String>,
 }

@@ -29,6 +29,18 @@ pub enum DatabaseError {
     /// The database accepted a statement but did not answer.
     #[error("the database did not answer within {0:?}")]
     NoAnswer(Duration),
+    /// Others used tables that a step of the schema changes, for longer than it is waited for.
+    #[error(
+        "the schema cannot be brought up to date: in {waited:?}, the tables that it changes were never free; in use by \
+         {holders}. Nothing is changed; it works as soon as that has ended, by itself or by SELECT \
+         pg_terminate_backend(PROCESS)"
+    )]
+    Locked {
+        /// How long it was tried.
+        waited: Duration,
+        /// Who uses tables now.
+        holders: String,
+    },
     /// Postgres refused or lost a statement.
     #[error("Postgres: {}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),

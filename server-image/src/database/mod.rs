@@ -26,7 +26,8 @@ use crate::metrics::at_scrape;
 pub struct Migration {
     /// Unique, stable name; recorded in `schema_migrations`.
     pub name: &'static str,
-    /// Statements for Postgres 15 or newer, which run in one transaction. One that begins with
+    /// Statements for Postgres 15 or newer, which run in one transaction, perhaps more than once: when they do not get
+    /// to a table soon they are rolled back, so that nobody waits behind them for long. One that begins with
     /// `CREATE INDEX CONCURRENTLY IF NOT EXISTS` must be alone: it runs by itself after all others, and neither readers
     /// nor writers wait for it.
     pub postgres: &'static str,

@@ -19,9 +19,8 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
-use tokio::time::timeout;
+use tokio::sync::watch;
 
 use self::cancel::Canceller;
 use self::pool::{CONNECT, Connections};
@@ -35,15 +34,14 @@ use crate::metrics::{at_scrape, duration_histogram};
 const STATEMENT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer, enforced here for the case that the server or the network says nothing at all.
 const ANSWER: Duration = Duration::from_secs(6);
-/// Longest wait for other replicas that migrate at the same time.
-const MIGRATION: Duration = Duration::from_mins(1);
 
 /// A Postgres database with its pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PostgresDatabase {
     pool: Connections,
     ears: Ears,
-    resized: Arc<Notify>,
+    /// The pool's size: who follows it misses no change, whatever it waits for meanwhile.
+    size: watch::Sender<usize>,
     statements: Statements,
     health: Arc<Health>,
     wait_seconds: Histogram,
@@ -86,7 +84,7 @@ impl PostgresDatabase {
         let database = Self {
             pool,
             ears,
-            resized: Arc::default(),
+            size: watch::Sender::new(settings.max),
             statements: match settings.pooler {
                 Pooler::None => Statements::Prepared,
                 Pooler::Transaction => Statements::unnamed(Canceller::new(&config)),
@@ -107,7 +105,7 @@ impl PostgresDatabase {
         );
         registry.register(
             "db_client_connection_use_time_seconds",
-            "Time a connection of the pool was in use",
+            "Time a connection of the pool was in use, listening for news and migrating left out",
             self.use_seconds.clone(),
         );
         let read = self.clone();
@@ -175,19 +173,20 @@ impl PostgresDatabase {
     /// Sets how many connections there may be, at least one: see [`PoolStatus`] for when it is really so.
     pub fn resize(&self, max: usize) {
         self.pool.resize(max);
-        self.resized.notify_waiters();
+        self.size.send_replace(max);
     }
 
-    /// Waits until the pool is resized the next time; who keeps a connection for long may have to give it back.
-    pub async fn resized(&self) {
-        self.resized.notified().await;
+    /// Waits until the pool is smaller than `least`, which it may be already; who keeps a connection for long may have
+    /// to give it back.
+    pub async fn shrunk_below(&self, least: usize) {
+        // It fails only without a sender, and that is here.
+        let _ = self.size.subscribe().wait_for(|max| *max < least).await;
     }
 
     pub(super) async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
         let mut connection = self.any_connection().await?;
-        timeout(MIGRATION, connection.migrate(migrations))
-            .await
-            .map_err(|_| DatabaseError::NoAnswer(MIGRATION))??;
+        connection.leave_untimed();
+        connection.migrate(migrations).await?;
         self.health.answered();
         self.health.migrated.store(true, Ordering::Release);
         // However long it takes: nobody who is served waits for it.

@@ -8,14 +8,15 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
-use rmcp::model::ProtocolVersion;
+use rmcp::model::{ErrorCode, ProtocolVersion};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
@@ -33,17 +34,22 @@ use super::sessions::SharedSessions;
 use super::unreadable;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
 use crate::auth::Principal;
+use crate::auth::refusal::{RPC_CODE, refused, refused_for, refused_with};
 use crate::database::DatabaseError;
 use crate::drain::{Drain, OpenRequest};
-use crate::guard::Guard;
+use crate::guard::{Guard, Wanted};
 use crate::metrics::at_scrape;
-use crate::metrics::requests::{Operation, Outcome};
+use crate::metrics::requests::Operation;
 use crate::metrics::sessions::SessionMetrics;
 use crate::telemetry::{Followed, Observed, Observer, carried_in};
 use crate::tools::Catalog;
 
 /// Largest request body, in bytes.
-const BODY_MAX: usize = 4 * 1024 * 1024;
+pub(super) const BODY_MAX: usize = 4 * 1024 * 1024;
+/// Largest request for a subscription, in bytes: it is kept for as long as that is open, and needs no slot.
+const LISTEN_MAX: usize = 1024 * 1024;
+/// The answer to a request in a session that does not exist.
+const NO_SESSION: &str = "there is no such session";
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
@@ -145,44 +151,38 @@ impl Endpoint {
     // database take 10 KiB, so they are boxed: a short call must not pay for them.
 
     async fn serve(self: &Arc<Self>, mut request: Request) -> Response {
-        if is_modern(request.headers()) {
+        let modern = is_modern(request.headers());
+        if modern {
             // From 2026-07-28 on there are no sessions; rmcp would serve `initialize` in the one that is named here.
             request.headers_mut().remove(headers::SESSION_ID);
         }
-        let caller = request.extensions().get::<Arc<Principal>>().cloned();
-        let caller = caller.as_ref().map(|caller| caller.subject.as_str());
-        if let Some(session) = text(request.headers(), headers::SESSION_ID) {
-            // Whoever did not open it gets the same answer as for a session that does not exist.
-            match Box::pin(self.sessions.is_of(session, caller)).await {
-                Ok(true) => {}
-                Ok(false) => return (StatusCode::NOT_FOUND, "there is no such session").into_response(),
-                Err(error) => return unavailable(&error),
-            }
-            return self.dispatch(request).await;
-        }
-        let response = self.dispatch(request).await;
-        if let (Some(caller), Some(opened)) = (caller, text(response.headers(), headers::SESSION_ID))
-            && let Err(error) = Box::pin(self.sessions.opened_by(opened, caller)).await
-        {
-            return unavailable(&error);
-        }
-        response
-    }
-
-    async fn dispatch(self: &Arc<Self>, request: Request) -> Response {
         match *request.method() {
             Method::POST => self.post(request).await,
-            Method::GET if !is_modern(request.headers()) => Box::pin(self.stream(request.headers().clone())).await,
-            Method::DELETE if !is_modern(request.headers()) => Box::pin(self.end_session(request)).await,
+            Method::GET if !modern => Box::pin(self.stream(request.into_parts().0)).await,
+            Method::DELETE if !modern => Box::pin(self.end_session(request)).await,
             _ => {
-                let allowed = if is_modern(request.headers()) {
-                    "POST"
-                } else {
-                    "GET, POST, DELETE"
-                };
+                let allowed = if modern { "POST" } else { "GET, POST, DELETE" };
                 let message = format!("{} is not a method of this endpoint", request.method());
                 (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, allowed)], message).into_response()
             }
+        }
+    }
+
+    /// The answer to a request that may not pass: what the guard refuses, and what names the session of another. The
+    /// guard comes first, as the session is a question to the database: nobody may ask it more often than the limits
+    /// allow.
+    async fn refusal<'a>(&self, request: &Parts, wanted: impl FnOnce() -> Wanted<'a>) -> Option<Response> {
+        if let Some(refused) = self.guard.refuse(request, wanted).await {
+            return Some(refused);
+        }
+        let session = text(&request.headers, headers::SESSION_ID)?;
+        let caller = request.extensions.get::<Arc<Principal>>();
+        let caller = caller.map(|caller| caller.subject.as_str());
+        match self.sessions.is_of(session, caller).await {
+            Ok(true) => None,
+            // Whoever did not open it gets the same answer as for a session that does not exist.
+            Ok(false) => Some((StatusCode::NOT_FOUND, NO_SESSION).into_response()),
+            Err(error) => Some(unavailable(&error)),
         }
     }
 
@@ -192,7 +192,7 @@ impl Endpoint {
         let (parts, body) = request.into_parts();
         let body = match read(body).await {
             Ok(body) => body,
-            Err(refused) => return refused.into_response(),
+            Err(unread) => return unread.answer(),
         };
         if let Some(call) = DirectCall::of(&parts.headers, &body, &self.catalog.tools) {
             return self.serve_directly(call, parts, arrived, open).await;
@@ -203,14 +203,33 @@ impl Endpoint {
     /// Serves any message.
     async fn serve_by_rmcp(&self, parts: Parts, body: Bytes, arrived: Instant, open: OpenRequest) -> Response {
         let kind = message::kind(&body, &self.catalog.tools);
-        if let Some(refused) = self.guard.refuse(&parts, || message::wanted(kind, &body)).await {
+        if let Some(refused) = self.refusal(&parts, || message::wanted(kind, &body)).await {
             return refused;
         }
         if self.guard.reads_requests() && !message::is_clear(kind, &body) {
             return unreadable::answer(&body).map(Body::new);
         }
-        let carried = carried_in(&body);
-        let mut request = http::Request::from_parts(parts, body);
+        let names_session = text(&parts.headers, headers::SESSION_ID).is_some();
+        let caller = parts.extensions.get::<Arc<Principal>>().filter(|_| !names_session);
+        let caller = caller.cloned();
+        let request = http::Request::from_parts(parts, body);
+        let response = self.pass_on(kind, request, arrived, open).await;
+        if let (Some(caller), Some(opened)) = (caller, text(response.headers(), headers::SESSION_ID))
+            && let Err(error) = self.sessions.opened_by(opened, &caller.subject).await
+        {
+            return unavailable(&error);
+        }
+        response
+    }
+
+    /// Gives a message that may pass what its kind needs, and then to rmcp.
+    async fn pass_on(
+        &self,
+        kind: Kind,
+        mut request: http::Request<Bytes>,
+        arrived: Instant,
+        open: OpenRequest,
+    ) -> Response {
         match kind {
             Kind::Request { method, tool } => {
                 let version = text(request.headers(), headers::PROTOCOL_VERSION);
@@ -220,12 +239,20 @@ impl Endpoint {
                     protocol_version: message::protocol_version(version),
                 };
                 let followed = Followed::of(request.extensions(), request.headers());
+                let carried = carried_in(request.body());
                 let observed = self.observer.begin(operation, followed, carried, arrived);
-                self.work(observed, arrived, open, |record| {
+                let body = request.body().clone();
+                let worked = self.work(observed, arrived, open, |record| {
                     request.extensions_mut().insert(record);
                     self.hand_over(request)
-                })
-                .await
+                });
+                let shed = |overloaded| refuse(&overloaded, &message::wanted(kind, &body).id);
+                worked.await.unwrap_or_else(shed)
+            }
+            Kind::Listen if request.body().len() > LISTEN_MAX => {
+                let id = message::wanted(kind, request.body()).id;
+                let message = "a subscription is larger than 1 MiB; follow fewer resources at once";
+                refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message, &id)
             }
             Kind::Listen => {
                 drop(open);
@@ -245,49 +272,54 @@ impl Endpoint {
         }
         let followed = Followed::of(&parts.extensions, &parts.headers);
         let observed = self.observer.begin(call.operation(), followed, call.carried, arrived);
-        self.work(observed, arrived, open, |record| async move {
+        let id = call.wanted().id;
+        let worked = self.work(observed, arrived, open, |record| async move {
             let (outcome, response) = call.run(&self.catalog.tools, parts, &self.stop).await;
             record.handled(outcome);
             response.map(BodyExt::boxed)
-        })
-        .await
+        });
+        worked.await.unwrap_or_else(|overloaded| refuse(&overloaded, &id))
     }
 
     /// Gives what `run` begins a slot and a time limit, and follows its answer to the end.
+    ///
+    /// # Errors
+    /// [`Overloaded`] when there is no slot; nothing has begun then.
     pub(super) async fn work<Running>(
         &self,
         observed: Observed,
         arrived: Instant,
         open: OpenRequest,
         run: impl FnOnce(Arc<Record>) -> Running,
-    ) -> Response
+    ) -> Result<Response, Overloaded>
     where
         Running: Future<Output = http::Response<BoxBody<Bytes, Infallible>>>,
     {
-        let slot = match self.admission.admit(observed.operation().tool_label()).await {
-            Ok(slot) => slot,
-            Err(overloaded) => {
-                observed.ended(Outcome::Shed, None);
-                return refuse(&overloaded);
-            }
-        };
-        let record = Arc::new(Record::new(observed, slot));
+        let kind = observed.operation().tool_label();
+        // Made before the wait: it counts what is refused, and what its client gives up meanwhile.
+        let record = Arc::new(Record::new(observed));
+        record.admitted(self.admission.admit(kind).await?);
         let deadline = arrived + REQUEST_MAX;
         let Ok(response) = timeout_at(deadline, run(Arc::clone(&record))).await else {
             record.timed_out();
-            return (StatusCode::GATEWAY_TIMEOUT, "no answer within the server's time limit").into_response();
+            let message = "no answer within the server's time limit";
+            return Ok((StatusCode::GATEWAY_TIMEOUT, message).into_response());
         };
         let status = response.status();
-        response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline)))
+        Ok(response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline))))
     }
 
     /// A stream for messages to a client up to 2025-11-25. It holds no slot and does not hold up the drain.
-    async fn stream(&self, headers: HeaderMap) -> Response {
+    async fn stream(&self, request: Parts) -> Response {
         self.drain.arrival();
-        if !accepts_events(&headers) {
+        if let Some(refused) = self.refusal(&request, || message::wanted(Kind::Light, b"")).await {
+            return refused;
+        }
+        let headers = &request.headers;
+        if !accepts_events(headers) {
             return (StatusCode::NOT_ACCEPTABLE, "the client must accept text/event-stream").into_response();
         }
-        let Some(session) = text(&headers, headers::SESSION_ID) else {
+        let Some(session) = text(headers, headers::SESSION_ID) else {
             return (StatusCode::BAD_REQUEST, "the header Mcp-Session-Id is missing").into_response();
         };
         let is_known = if self.sessions.is_here(session).await {
@@ -300,9 +332,9 @@ impl Endpoint {
             Err(error) => return unavailable(&error),
         };
         if !is_known {
-            return (StatusCode::NOT_FOUND, "there is no such session").into_response();
+            return (StatusCode::NOT_FOUND, NO_SESSION).into_response();
         }
-        let last = text(&headers, headers::LAST_EVENT_ID);
+        let last = text(headers, headers::LAST_EVENT_ID);
         self.sessions.stream(session, last, self.drain.begun())
     }
 
@@ -312,8 +344,12 @@ impl Endpoint {
         let this = Arc::clone(self);
         let ending = tokio::spawn(async move {
             let open = this.drain.enter();
-            let session = text(request.headers(), headers::SESSION_ID).map(str::to_owned);
-            let response = this.service.handle(request).await;
+            let (parts, body) = request.into_parts();
+            if let Some(refused) = this.refusal(&parts, || message::wanted(Kind::Light, b"")).await {
+                return refused;
+            }
+            let session = text(&parts.headers, headers::SESSION_ID).map(str::to_owned);
+            let response = this.service.handle(http::Request::from_parts(parts, body)).await;
             if let (Some(session), true) = (session, response.status().is_success())
                 && let Err(error) = this.sessions.ended(&session).await
             {
@@ -329,12 +365,21 @@ impl Endpoint {
     /// Gives a POST to rmcp.
     async fn hand_over(&self, request: http::Request<Bytes>) -> http::Response<BoxBody<Bytes, Infallible>> {
         let session = text(request.headers(), headers::SESSION_ID).map(str::to_owned);
-        let _turn = match session {
-            Some(id) => self.restoring.turn(&self.sessions, &id).await,
+        let _turn = match &session {
+            Some(id) => self.restoring.turn(&self.sessions, id).await,
             None => None,
         };
         let body = is_json(request.headers()).then(|| request.body().clone());
         let response = self.service.handle(request.map(Full::new)).await;
+        // A session that is in use does not leave memory: its client has ended it while this request was on its way.
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR
+            && let Some(id) = session
+            && !self.sessions.is_here(&id).await
+        {
+            let mut gone = http::Response::new(Full::from(NO_SESSION).boxed());
+            *gone.status_mut() = StatusCode::NOT_FOUND;
+            return gone;
+        }
         match body {
             // The type was right, so it is the content that rmcp could not read.
             Some(body) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => unreadable::answer(&body),
@@ -360,27 +405,60 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Reads a body of bounded size in bounded time.
-pub(super) async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
-    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 4 MiB"))
+/// Why the body of a request is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unread {
+    /// It is longer than [`BODY_MAX`].
+    #[error("the request body is larger than 4 MiB")]
+    TooLong,
+    /// It took longer than [`BODY_TIMEOUT`].
+    #[error("the request body did not arrive within 30 s")]
+    TooSlow,
+    /// It broke off.
+    #[error("the request body could not be read")]
+    Broken,
+}
+
+impl Unread {
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken => StatusCode::BAD_REQUEST,
         }
-        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the request body could not be read")),
-        Err(_) => Err((
-            StatusCode::REQUEST_TIMEOUT,
-            "the request body did not arrive within 30 s",
-        )),
+    }
+
+    /// The answer to a client of MCP. What its id would have been, nobody knows.
+    fn answer(self) -> Response {
+        let (code, reason) = match self {
+            Self::TooLong => (RPC_CODE, "body_too_long"),
+            Self::TooSlow => (RPC_CODE, "body_too_slow"),
+            // Like every body that ends before its message does.
+            Self::Broken => (ErrorCode::PARSE_ERROR.0, "body_unreadable"),
+        };
+        refused_with(code, self.status(), reason, &self.to_string(), &Value::Null)
     }
 }
 
-fn refuse(overloaded: &Overloaded) -> Response {
-    let mut response = (StatusCode::SERVICE_UNAVAILABLE, overloaded.to_string()).into_response();
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-    response
+/// Reads a body of bounded size in bounded time.
+pub(super) async fn read(body: Body) -> Result<Bytes, Unread> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLong),
+        Ok(Err(_)) => Err(Unread::Broken),
+        Err(_) => Err(Unread::TooSlow),
+    }
+}
+
+/// The answer to a client of MCP whose request got no slot.
+fn refuse(overloaded: &Overloaded, id: &Value) -> Response {
+    refused_for(
+        u64::from(RETRY_AFTER_SECONDS),
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        &overloaded.to_string(),
+        id,
+    )
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use crate::lock;
 use crate::metrics::requests::Outcome;
 use crate::telemetry::Observed;
 
-/// An admitted request. Both the answer and the running handler hold it: it ends, and gives its slot back, when the
-/// answer is complete, or, if the client goes away before, when the handler has stopped too.
+/// A request that asks for a slot, or has one. One that never gets a slot ends as shed when it is dropped. An admitted
+/// one is held by both the answer and the running handler: it ends, and gives its slot back, when the answer is
+/// complete, or, if the client goes away before, when the handler has stopped too.
 #[derive(Debug)]
 pub(super) struct Record {
     open: Mutex<Option<Open>>,
@@ -18,19 +19,27 @@ pub(super) struct Record {
 #[derive(Debug)]
 struct Open {
     observed: Observed,
-    slot: Slot,
+    /// `None` until it is admitted.
+    slot: Option<Slot>,
     /// What the handler said, if it said anything.
     outcome: Option<Outcome>,
 }
 
 impl Record {
-    pub(super) const fn new(observed: Observed, slot: Slot) -> Self {
+    pub(super) const fn new(observed: Observed) -> Self {
         Self {
             open: Mutex::new(Some(Open {
                 observed,
-                slot,
+                slot: None,
                 outcome: None,
             })),
+        }
+    }
+
+    /// It has got its slot.
+    pub(super) fn admitted(&self, slot: Slot) {
+        if let Some(open) = lock(&self.open).as_mut() {
+            open.slot = Some(slot);
         }
     }
 
@@ -60,9 +69,15 @@ impl Record {
 
     fn end(&self, outcome: impl FnOnce(Option<Outcome>) -> Outcome) {
         let Some(open) = lock(&self.open).take() else { return };
-        let service = open.slot.held();
+        let service = open.slot.as_ref().map(Slot::held);
         drop(open.slot);
-        open.observed.ended(outcome(open.outcome), Some(service));
+        // Who was refused, and who gave up while waiting, found no slot: admission counts both as shed.
+        let outcome = if service.is_some() {
+            outcome(open.outcome)
+        } else {
+            Outcome::Shed
+        };
+        open.observed.ended(outcome, service);
     }
 }
 

@@ -21,7 +21,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::called;
-use super::endpoint::{Endpoint, is_json, read};
+use super::endpoint::{BODY_MAX, Endpoint, Unread, is_json, read};
+use crate::admission::{Overloaded, RETRY_AFTER_SECONDS};
 use crate::drain::OpenRequest;
 use crate::guard::Wanted;
 use crate::metrics::requests::{Operation, Outcome};
@@ -63,7 +64,7 @@ impl Endpoint {
         }
         let arguments = match read(body).await {
             Ok(body) => arguments(&body),
-            Err(refused) => return refused.into_response(),
+            Err(why) => return failed(why.status(), unread(why)),
         };
         match arguments {
             Ok(arguments) => self.call(tool, arguments, parts, arrived, open).await,
@@ -86,19 +87,21 @@ impl Endpoint {
         };
         let followed = Followed::of(&parts.extensions, &parts.headers);
         let observed = self.observer.begin(operation, followed, None, arrived);
-        self.work(observed, arrived, open, |record| async move {
-            let (status, outcome, value) = self.run(tool, arguments, parts).await;
-            record.handled(outcome);
-            let mut response = http::Response::new(Full::from(value.to_string()));
-            *response.status_mut() = status;
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, json);
-            if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
-            }
-            response.map(BodyExt::boxed)
-        })
-        .await
+        let response = self
+            .work(observed, arrived, open, |record| async move {
+                let (status, outcome, value) = self.run(tool, arguments, parts).await;
+                record.handled(outcome);
+                let mut response = http::Response::new(Full::from(value.to_string()));
+                *response.status_mut() = status;
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(CONTENT_TYPE, json);
+                if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
+                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
+                }
+                response.map(BodyExt::boxed)
+            })
+            .await;
+        response.unwrap_or_else(|why| overloaded(&why))
     }
 
     async fn run(
@@ -159,6 +162,27 @@ fn unknown_tool(name: &str) -> ToolError {
         format!("there is no tool {name:?}"),
         &["tools/list over MCP names all tools"],
     )
+}
+
+/// The error of a call whose body is not there.
+fn unread(why: Unread) -> ToolError {
+    let message = why.to_string();
+    match why {
+        Unread::TooLong => ToolError::new("CONTENT_TOO_LARGE", message, &["Split it into several calls"])
+            .with_context(json!({"field": "body", "max": BODY_MAX})),
+        Unread::TooSlow => ToolError::new("REQUEST_TIMEOUT", message, &["Send it again, without pauses"]),
+        Unread::Broken => ToolError::invalid(message, "body"),
+    }
+}
+
+/// The answer to a call that got no slot.
+fn overloaded(why: &Overloaded) -> Response {
+    let error = ToolError::internal(why).with_context(json!({"retry_after_seconds": RETRY_AFTER_SECONDS}));
+    let mut response = failed(StatusCode::SERVICE_UNAVAILABLE, error);
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    response
 }
 
 fn failed(status: StatusCode, error: ToolError) -> Response {

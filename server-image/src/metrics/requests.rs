@@ -49,7 +49,7 @@ pub enum Outcome {
     Cancelled,
     /// Cut by the server, because no answer came within its time limit.
     TimedOut,
-    /// Refused by admission.
+    /// Refused by admission, or given up by the client while it waited for a slot.
     Shed,
 }
 

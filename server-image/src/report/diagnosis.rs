@@ -134,6 +134,7 @@ mod tests {
             cache: Cache {
                 lookups: Some(1000.0),
                 hit_ratio: Some(0.9),
+                evicted_ratio: Some(0.0),
                 tiers: Vec::new(),
             },
             memory: Memory {
@@ -141,6 +142,16 @@ mod tests {
                 ..Memory::default()
             },
             ..Figures::default()
+        }
+    }
+
+    /// A cache that was asked often enough.
+    fn evicting(evicted: f64, hits: f64) -> Cache {
+        Cache {
+            lookups: Some(100.0),
+            hit_ratio: Some(hits),
+            evicted_ratio: Some(evicted),
+            tiers: Vec::new(),
         }
     }
 
@@ -229,7 +240,7 @@ mod tests {
                 Some(Area::Memory),
             ),
             ("memory is filling", |f| f.memory.utilization = Some(0.85), None),
-            ("the cache misses", |f| f.cache.hit_ratio = Some(0.4), None),
+            ("the cache is too small", |f| f.cache = evicting(0.6, 0.4), None),
             ("requests fail", |f| f.requests.error_ratio = Some(0.2), None),
             (
                 "too few requests to judge",
@@ -328,15 +339,15 @@ mod tests {
                 "96 %",
             ),
             (
-                "misses",
-                |f| f.cache.hit_ratio = Some(0.7),
+                "evictions",
+                |f| f.cache = evicting(0.3, 0.7),
                 Area::Cache,
                 Severity::Warning,
                 "30 %",
             ),
             (
-                "many misses",
-                |f| f.cache.hit_ratio = Some(0.5),
+                "many evictions",
+                |f| f.cache = evicting(0.5, 0.5),
                 Area::Cache,
                 Severity::Critical,
                 "50 %",
@@ -367,13 +378,24 @@ mod tests {
         assert_eq!(diagnose(&healthy()).findings, []);
     }
 
-    /// A cold cache misses everything; that is no reason to enlarge it.
+    /// Memory that cannot help is memory wasted: only what had to make room is a reason to enlarge the cache.
     #[test]
-    fn a_cold_cache_is_left_alone() {
-        let mut figures = healthy();
-        figures.cache.lookups = Some(99.0);
-        figures.cache.hit_ratio = Some(0.0);
-        assert_eq!(diagnose(&figures).findings, []);
+    fn a_cache_that_no_size_would_help_is_left_alone() {
+        let few = Cache {
+            lookups: Some(99.0),
+            ..evicting(1.0, 0.0)
+        };
+        for (name, cache) in [
+            (
+                "cold, or its values change before they are read again",
+                evicting(0.0, 0.0),
+            ),
+            ("few look-ups", few),
+            ("the second tier has what the first let go of", evicting(0.9, 0.95)),
+        ] {
+            let figures = Figures { cache, ..healthy() };
+            assert_eq!(diagnose(&figures).findings, [], "{name}");
+        }
     }
 
     /// Advice with a number is advice one can follow.

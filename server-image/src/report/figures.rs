@@ -38,13 +38,13 @@ pub struct Figures {
 /// How many requests, and how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Requests {
-    /// Requests that were finished, or refused for want of a slot.
+    /// Requests that were finished, or found no slot.
     pub count: f64,
     /// The same in a second.
     pub per_second: f64,
     /// Share (0 to 1) that failed by the server's fault.
     pub error_ratio: Option<f64>,
-    /// Share (0 to 1) that was refused because all slots and the queue were full.
+    /// Share (0 to 1) that found no slot: refused at once, or given up by the client while waiting.
     pub shed_ratio: Option<f64>,
     /// Share (0 to 1) of all that arrived that was turned away because its caller had used up its rate.
     pub limited_ratio: Option<f64>,
@@ -118,6 +118,8 @@ pub struct Cache {
     pub lookups: Option<f64>,
     /// Share (0 to 1) of look-ups that some tier answered.
     pub hit_ratio: Option<f64>,
+    /// Share (0 to 1) of look-ups for what the first tier had, but let go of for want of room.
+    pub evicted_ratio: Option<f64>,
     /// Each tier by itself: its name and the share (0 to 1) of what it was asked that it answered.
     pub tiers: Vec<(String, Option<f64>)>,
 }
@@ -252,25 +254,22 @@ impl Span<'_> {
         }
     }
 
-    /// Every look-up asks the first tier, and only what it lacks is asked of the next: so the misses of the last tier
-    /// are the misses of all.
+    /// Every look-up asks the first tier, and only what it lacks is asked of the next: so what the first was asked are
+    /// all look-ups. Whatever is no hit is a miss; the metric has a result for each reason.
     fn cache(&self) -> Cache {
         let name = "mcp_cache_requests_total";
-        let asked = |tier: &str, result: &str| self.counter(name, &[("tier", tier), ("result", result)]);
         let tiers = self.after.label_values(name, "tier");
-        let figures = tiers.iter().map(|tier| {
-            let (hits, misses) = (asked(tier, "hit")?, asked(tier, "miss")?);
-            Some((hits, hits + misses))
-        });
-        let figures: Vec<Option<(f64, f64)>> = figures.collect();
-        let hits: f64 = figures.iter().flatten().map(|(hits, _)| hits).sum();
-        let lookups = figures.first().copied().flatten().map(|(_, lookups)| lookups);
-        let tiers = tiers.iter().zip(&figures);
+        let first = tiers.first().copied().unwrap_or_default();
+        let asked = |tier: &str| self.counter(name, &[("tier", tier)]);
+        let ended = |tier: &str, result: &str| self.counter(name, &[("tier", tier), ("result", result)]);
+        let lookups = asked(first);
         Cache {
             lookups,
-            hit_ratio: lookups.and_then(|lookups| ratio(hits, lookups)),
+            hit_ratio: quotient(self.counter(name, &[("result", "hit")]), lookups),
+            evicted_ratio: quotient(ended(first, "miss_evicted"), lookups),
             tiers: tiers
-                .map(|(tier, figures)| ((*tier).to_owned(), figures.and_then(|(hits, asked)| ratio(hits, asked))))
+                .iter()
+                .map(|tier| ((*tier).to_owned(), quotient(ended(tier, "hit"), asked(tier))))
                 .collect(),
         }
     }
@@ -361,7 +360,7 @@ mod tests {
                 "mcp_service_seconds_sum{tool=\"a\"} 7",
                 "mcp_service_seconds_count{tool=\"a\"} 150",
                 "mcp_cache_requests_total{tier=\"l1\",result=\"hit\"} 5",
-                "mcp_cache_requests_total{tier=\"l1\",result=\"miss\"} 5",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_new\"} 5",
             ],
         );
         let after = scrape(
@@ -377,9 +376,14 @@ mod tests {
                 "process_resident_memory_bytes 50",
                 "mcp_memory_limit_bytes 200",
                 "mcp_cache_requests_total{tier=\"l1\",result=\"hit\"} 65",
-                "mcp_cache_requests_total{tier=\"l1\",result=\"miss\"} 45",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_new\"} 10",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_evicted\"} 25",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_expired\"} 2",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_changed\"} 7",
+                "mcp_cache_requests_total{tier=\"l1\",result=\"miss_unavailable\"} 1",
                 "mcp_cache_requests_total{tier=\"l2\",result=\"hit\"} 20",
-                "mcp_cache_requests_total{tier=\"l2\",result=\"miss\"} 20",
+                "mcp_cache_requests_total{tier=\"l2\",result=\"miss_new\"} 15",
+                "mcp_cache_requests_total{tier=\"l2\",result=\"miss_unavailable\"} 5",
             ],
         );
         let figures = Figures::between(Some(&before), &after);
@@ -391,8 +395,13 @@ mod tests {
         assert_eq!(figures.service.mean, Some(0.2));
         assert_eq!(figures.memory.utilization, Some(0.25));
         assert_eq!(
-            (figures.cache.lookups, figures.cache.hit_ratio),
-            (Some(100.0), Some(0.8))
+            figures.cache,
+            Cache {
+                lookups: Some(100.0),
+                hit_ratio: Some(0.8),
+                evicted_ratio: Some(0.25),
+                tiers: vec![("l1".to_owned(), Some(0.6)), ("l2".to_owned(), Some(0.5))],
+            }
         );
         assert_eq!(figures.tools[0].calls, 100.0);
     }

@@ -3,14 +3,14 @@
 use super::figures::Figures;
 use super::finding::{Area, Evidence, Finding, Severity, Unit};
 use super::thresholds::{
-    CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, LATENCY_P95,
-    MEMORY_UTILIZATION, MISS_RATIO, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, SHED_RATIO, SLOT_UTILIZATION,
+    CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, EVICTED_RATIO,
+    LATENCY_P95, MEMORY_UTILIZATION, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, SHED_RATIO, SLOT_UTILIZATION,
     Threshold,
 };
 
 /// With fewer requests than this, figures about requests are chance.
 pub(super) const REQUESTS_MIN: f64 = 20.0;
-/// With fewer look-ups than this, a cache is still being filled.
+/// With fewer look-ups than this, figures about the cache are chance.
 const LOOKUPS_MIN: f64 = 100.0;
 /// Use of slots and connections that leaves room for chance; new sizes are computed for it.
 const COMFORTABLE: f64 = 0.7;
@@ -73,7 +73,7 @@ pub(super) const RULES: &[Rule] = &[
         threshold: SHED_RATIO,
         read: |figures| enough(figures).and(figures.requests.shed_ratio),
         problem: |_, share| {
-            format!("{share} of requests are refused with 503, because all slots and the queue are full")
+            format!("{share} of requests find no slot: refused with 503, or given up by their client while waiting")
         },
         advice: |_| "add replicas, or take away what keeps the slots busy (see the other findings)".to_owned(),
     },
@@ -170,13 +170,12 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         area: Area::Cache,
-        figure: "1 − mcp_cache_requests_total{result=\"hit\"} ÷ look-ups",
-        threshold: MISS_RATIO,
-        read: |figures| {
-            let lookups = figures.cache.lookups.filter(|lookups| *lookups >= LOOKUPS_MIN);
-            lookups.and(figures.cache.hit_ratio).map(|hits| 1.0 - hits)
+        figure: "mcp_cache_requests_total{tier=\"l1\",result=\"miss_evicted\"}, or all misses if fewer, ÷ look-ups",
+        threshold: EVICTED_RATIO,
+        read: evicted_share,
+        problem: |_, share| {
+            format!("no cache has the answer for {share} of look-ups, because it had to make room for others")
         },
-        problem: |_, share| format!("no cache has the answer for {share} of look-ups"),
         advice: |_| {
             "raise the cache's size (l1Bytes); if mcp_cache_reuse_bytes_bucket shows little reuse within reach, no size helps"
                 .to_owned()
@@ -209,6 +208,14 @@ pub(super) fn pool_wait_share(figures: &Figures) -> Option<f64> {
 pub(super) fn database_share(figures: &Figures) -> Option<f64> {
     enough(figures)?;
     share(figures.database.per_request?, figures.service.mean?)
+}
+
+/// What is new, has changed or has expired would miss in a cache of any size, so only evictions count; and of these no
+/// more than all tiers together miss, because what the second still has costs little.
+fn evicted_share(figures: &Figures) -> Option<f64> {
+    let cache = &figures.cache;
+    cache.lookups.filter(|lookups| *lookups >= LOOKUPS_MIN)?;
+    Some(cache.evicted_ratio?.min(1.0 - cache.hit_ratio?))
 }
 
 fn reaches(value: Option<f64>, limit: f64) -> bool {

@@ -59,6 +59,7 @@ fn rows(figures: &Figures) -> Vec<(String, String)> {
         ("connection borrowed for", times(figures.database.hold)),
         ("database connections taken", percent(figures.database.connections_used)),
         ("cache hits", percent(figures.cache.hit_ratio)),
+        ("cache misses, evicted", percent(figures.cache.evicted_ratio)),
         ("memory used", percent(figures.memory.utilization)),
         (
             "resident memory",

@@ -43,7 +43,7 @@ pub const ERROR_RATIO: Threshold = Threshold::share(
     0.05,
     "shared-context server: errors < 1 %; Libraries.io server: alert above 5 %",
 );
-/// Share of requests that are refused for want of a slot. Each is a caller who has to come again.
+/// Share of requests that find no slot. Each is a caller who has to come again.
 pub const SHED_RATIO: Threshold = Threshold::share(
     0.001,
     0.01,
@@ -88,8 +88,8 @@ pub const DATABASE_SHARE: Threshold =
 /// Used share of the database's `max_connections`.
 pub const DATABASE_CONNECTIONS: Threshold =
     Threshold::share(0.8, 0.95, "registry gateway: pool utilization 80 % and 95 %");
-/// Share of look-ups that the cache does not answer.
-pub const MISS_RATIO: Threshold = Threshold::share(0.3, 0.5, "registry gateway: hit rate below 70 % and 50 %");
+/// Share of look-ups that no cache answers for want of room.
+pub const EVICTED_RATIO: Threshold = Threshold::share(0.3, 0.5, "registry gateway: hit rate below 70 % and 50 %");
 /// Used share of the memory that may be used.
 pub const MEMORY_UTILIZATION: Threshold = Threshold::share(
     0.8,

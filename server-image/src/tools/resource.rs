@@ -77,6 +77,10 @@ pub trait ResourceProvider: Send + Sync + 'static {
     }
 }
 
+/// Longest URI that can be followed, in bytes. It is kept for as long as somebody follows it, in memory and, for
+/// sessions, as a key in the database. The longest that names something is an agent's, of 100 characters.
+pub const FOLLOWED_URI_MAX: usize = 1024;
+
 /// All resources of a server.
 #[derive(Default)]
 pub struct ResourceRegistry {
@@ -127,9 +131,14 @@ impl ResourceRegistry {
             .find_map(|provider| provider.read(uri, context.clone()))
     }
 
-    /// Starts to find out whether the caller may follow `uri`; `None` when there is no such resource.
+    /// Starts to find out whether the caller may follow `uri`; `None` when there is no such resource, or its URI is
+    /// longer than [`FOLLOWED_URI_MAX`].
     #[must_use]
     pub fn may_follow(&self, uri: &str, context: &CallContext) -> Option<BoxFuture<'static, Result<(), ToolError>>> {
+        // Postgres has no NUL in texts.
+        if uri.len() > FOLLOWED_URI_MAX || uri.contains('\0') {
+            return None;
+        }
         self.providers
             .iter()
             .find_map(|provider| provider.may_follow(uri, context.clone()))

@@ -286,20 +286,26 @@ impl Future for Serving {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answering).poll(context).map_ok(|response| {
-            let busy = self.busy.take();
-            let response = match self.share.take() {
+            let (busy, share) = (self.busy.take(), self.share.take());
+            let response = match &share {
                 Some(share) => share.judge(response),
                 None => response,
             };
-            response.map(|body| Served { body, _busy: busy })
+            response.map(|body| Served {
+                body,
+                _busy: busy,
+                _share: share,
+            })
         })
     }
 }
 
-/// The body of an answer. The connection is busy until it is dropped.
+/// The body of an answer. Until it is dropped the connection is busy, and the request may be kept: an event stream
+/// begins before its request is worked on.
 struct Served {
     body: Body,
     _busy: Option<Busy>,
+    _share: Option<Arc<Share>>,
 }
 
 impl hyper::body::Body for Served {

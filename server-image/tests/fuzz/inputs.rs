@@ -34,8 +34,8 @@ impl Random {
     }
 }
 
-/// What an input names that is to come further than the version check; without a session, the second does not.
-const CURRENT: &[&str] = &["2026-07-28", "2026-07-28", "2026-07-28", "2026-07-28", "2025-11-25"];
+/// What an input names that is to come further than the version check; the second comes further in a session.
+const CURRENT: &[&str] = &["2026-07-28", "2026-07-28", "2025-11-25"];
 
 /// What is wrong with an input: only one part, so that the others let it come further than the first check.
 #[derive(Clone, Copy, PartialEq)]
@@ -76,6 +76,7 @@ const METHODS: &[&str] = &[
     "logging/setLevel",
     "subscriptions/listen",
     "resources/subscribe",
+    "resources/unsubscribe",
     "notifications/initialized",
     "notifications/cancelled",
     "tasks/get",
@@ -176,8 +177,8 @@ const VERSIONS: &[&str] = &[
 ];
 
 impl Input {
-    /// The next input.
-    pub fn new(random: &mut Random) -> Self {
+    /// The next input; those up to 2025-11-25 are of one of `sessions`.
+    pub fn new(random: &mut Random, sessions: &[String]) -> Self {
         let wrong = [Wrong::Arguments, Wrong::Head, Wrong::Body][random.below(3)];
         let methods = if random.one_in(2) { &["tools/call"] } else { METHODS };
         let versions = if wrong == Wrong::Head { VERSIONS } else { CURRENT };
@@ -206,6 +207,10 @@ impl Input {
             body,
             wrong,
         };
+        if version != "2026-07-28" && !random.one_in(8) {
+            let session = sessions[random.below(sessions.len())].clone();
+            input.headers.push(("mcp-session-id", session.into_bytes()));
+        }
         if wrong == Wrong::Head && random.one_in(4) {
             let methods = [
                 Method::GET,
@@ -310,6 +315,12 @@ fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version:
     if method.starts_with("resources/") {
         params.insert("uri".to_owned(), json!(random.of(TEXTS)));
     }
+    if method == "notifications/cancelled" {
+        params.insert("requestId".to_owned(), json!(random.below(1000)));
+    }
+    if method == "logging/setLevel" {
+        params.insert("level".to_owned(), json!(random.of(&["debug", "info", "error", "all"])));
+    }
     if method == "subscriptions/listen" {
         params.insert("notifications".to_owned(), json!({}));
     }
@@ -332,6 +343,17 @@ fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version:
             json!(random.below(1000))
         };
         message.insert("id".to_owned(), id);
+    }
+    if random.one_in(20) {
+        // The answer of a client to what a server asked, or its end.
+        drop(message.remove("method"));
+        drop(message.remove("params"));
+        let (member, content) = if random.one_in(2) {
+            ("result", json!({}))
+        } else {
+            ("error", json!({"code": -1, "message": "no"}))
+        };
+        message.insert(member.to_owned(), content);
     }
     let mut message = Value::Object(message);
     if wrong != Wrong::Body {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mcp_server::tuning::Tuning;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
@@ -37,6 +37,16 @@ async fn refuses_beyond_slots_and_queue() {
             ),
             (503, "1")
         );
+        let refusal: Value = response.json().await.unwrap();
+        assert_eq!(
+            (
+                &refusal["id"],
+                &refusal["error"]["code"],
+                &refusal["error"]["data"]["reason"]
+            ),
+            (&json!(1), &json!(-32000), &json!("overloaded")),
+            "{refusal}"
+        );
     }
     for response in running.into_iter().chain(waiting) {
         assert_eq!(response.await.unwrap().status(), 200);
@@ -67,6 +77,12 @@ async fn light_messages_and_streams_need_no_slot() {
     server.until_metric("mcp_in_flight_requests", 1.0).await;
     let refused = session.request("tools/list", &json!({})).send().await.unwrap();
     assert_eq!(refused.status(), 503, "the server is full");
+    let refusal: Value = refused.json().await.unwrap();
+    assert_eq!(refusal["error"]["data"]["reason"], "overloaded", "{refusal}");
+    assert!(
+        refusal["id"].is_u64(),
+        "its client knows which request it was: {refusal}"
+    );
 
     let offered = server.scrape().await.value("mcp_requests_offered_total", &[]);
     let notification = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
@@ -108,12 +124,21 @@ async fn hanging_up_frees_the_slot() {
         scrape.value("mcp_server_operation_duration_seconds_count", &cancelled),
         1.0
     );
+    let shed = scrape.value("mcp_requests_shed_total", &[]);
+    assert_eq!((scrape.value("mcp_requests_offered_total", &[]), shed), (2.0, 1.0));
+    // What the operator judges must know of the one that waited, too: each request counts, and once.
+    let ended = |status| scrape.value("mcp_requests_total", &[("tool", "simulate_work"), ("status", status)]);
+    assert_eq!((ended("shed"), ended("error"), ended("ok")), (shed, 1.0, 0.0));
+    let waited = [("error_type", "shed"), ("gen_ai_tool_name", "simulate_work")];
     assert_eq!(
-        (
-            scrape.value("mcp_requests_offered_total", &[]),
-            scrape.value("mcp_requests_shed_total", &[])
-        ),
-        (2.0, 1.0)
+        scrape.value("mcp_server_operation_duration_seconds_count", &waited),
+        shed
+    );
+    let of_the_tool = [("tool", "simulate_work")];
+    assert_eq!(
+        scrape.value("mcp_service_seconds_count", &of_the_tool),
+        1.0,
+        "only one had a slot"
     );
 }
 
@@ -162,7 +187,7 @@ async fn tuning_shows_what_is_in_force() {
     };
     let server = TestServer::start(settings).await;
     let tuning = until("one connection to listen and one for work are open", async || {
-        let tuning: serde_json::Value = reqwest::get(format!("http://{}/tuning", server.server.admin))
+        let tuning: Value = reqwest::get(format!("http://{}/tuning", server.server.admin))
             .await
             .unwrap()
             .json()

@@ -447,13 +447,14 @@ async fn a_verified_caller_is_the_agent_of_its_name() {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         generate(name, &scopes).unwrap()
     };
-    let (ann, eve, root) = (
-        key("ann", &[]),
+    let (ann, bob, eve, root) = (
+        key("ann", &["agent-type:claude"]),
+        key("bob", &["agent-type:claude"]),
         key("eve", &["read", "write"]),
         key("root", &["mcp:admin", "mcp:read"]),
     );
     let file = folder.path().join("keys");
-    std::fs::write(&file, format!("{}\n{}\n{}\n", ann.line, eve.line, root.line)).unwrap();
+    std::fs::write(&file, [&ann, &bob, &eve, &root].map(|key| key.line.as_str()).join("\n")).unwrap();
     let url = SHARED.database().await;
     let before = TestServer::start(settings(&url)).await;
     let unproven = before
@@ -519,6 +520,18 @@ async fn a_verified_caller_is_the_agent_of_its_name() {
     ] {
         let answer = call(key, "authenticate_agent", arguments).await;
         assert_eq!(answer["permissions"], expected, "{name}: {answer}");
+    }
+    // Whoever could choose its type would read what is meant for that type alone.
+    let token = async |key: &str, name: &str| {
+        let who = json!({"agent_id": name, "agent_type": "claude", "requested_permissions": ["read", "write"]});
+        call(key, "authenticate_agent", who).await["token"].clone()
+    };
+    let to_claudes = json!({"session_id": id, "content": "TO CLAUDES", "visibility": "agent_only", "auth_token": token(&ann.key, "ann").await});
+    assert_eq!(call(&ann.key, "add_message", to_claudes).await["success"], true);
+    for (name, key, expected) in [("bob", &bob.key, true), ("eve", &eve.key, false)] {
+        let read = json!({"session_id": id, "auth_token": token(key, name).await});
+        let text = call(key, "get_messages", read).await.to_string();
+        assert_eq!(text.contains("TO CLAUDES"), expected, "{name}: {text}");
     }
     let metrics = call(&root.key, "get_performance_metrics", json!({})).await;
     assert_eq!(metrics["success"], true, "{metrics}");

@@ -3,9 +3,11 @@
 use mcp_server::auth::api_keys::{NewKey, generate};
 use mcp_server::auth::{Method, ScopeRules, Settings};
 use reqwest::RequestBuilder;
-use serde_json::json;
+use reqwest::header::HeaderName;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::process::Process;
 use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
@@ -95,6 +97,69 @@ async fn a_key_opens_what_it_is_for() {
             count,
             "{result}"
         );
+    }
+}
+
+/// What a tool shows only to some must not be had by others as a resource, as a prompt or as news.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_leads_around_the_tools() {
+    let (stranger, reader) = (key("stranger", &[]), key("reader", &["ctx:read"]));
+    let (server, _folder) = start(&[&stranger, &reader], &["*=ctx:read"]).await;
+    let created = server.client.tool("create_session", &json!({"purpose": "p"}));
+    let created = created.header("x-api-key", &reader.key).send().await.unwrap();
+    let created: Value = created.json().await.unwrap();
+    let id = created["result"]["structuredContent"]["session_id"].as_str().unwrap();
+    let uri = format!("session://{id}/messages/1000");
+    for (method, params) in [
+        (
+            "tools/call",
+            json!({"name": "get_messages", "arguments": {"session_id": id}}),
+        ),
+        ("resources/read", json!({"uri": uri})),
+        (
+            "prompts/get",
+            json!({"name": "debug-session", "arguments": {"session_id": id}}),
+        ),
+        (
+            "subscriptions/listen",
+            json!({"notifications": {"resourceSubscriptions": [uri]}}),
+        ),
+    ] {
+        let answer = async |key: &NewKey| {
+            let request = server.client.modern(method, params.clone());
+            status(request.header("x-api-key", &key.key)).await
+        };
+        assert_eq!((answer(&stranger).await, answer(&reader).await), (403, 200), "{method}");
+    }
+    for (key, expected) in [(&stranger, 403), (&reader, 200)] {
+        let header = (HeaderName::from_static("x-api-key"), key.key.parse().unwrap());
+        let client = server.client.with_headers([header].into_iter().collect());
+        let session = client.legacy_session().await;
+        let follow = session.request("resources/subscribe", &json!({"uri": uri}));
+        assert_eq!(status(follow).await, expected, "resources/subscribe");
+    }
+}
+
+/// Who guards a tool and forgets that a resource shows the same must learn it from the server, before others do.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_leave_a_way_around_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, &[&key("reader", &[])]);
+    let file = folder.path().join("keys");
+    let file = file.to_str().unwrap();
+    for (rules, expected) in [
+        (
+            "get_messages=read,resources/read=read",
+            &["resources/subscribe,prompts/get,subscriptions/listen"][..],
+        ),
+        ("get_messages=read,*=read", &[]),
+    ] {
+        let flags = ["--auth", "api-key", "--api-keys-file", file, "--tool-scopes", rules];
+        let process = Process::start_unready(&flags, &[]).await;
+        let lines = process.lines();
+        let warnings = lines.iter().filter(|line| line["level"] == "WARN");
+        let told: Vec<&str> = warnings.filter_map(|line| line["methods"].as_str()).collect();
+        assert_eq!(told, expected, "{rules}");
     }
 }
 

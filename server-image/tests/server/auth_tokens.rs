@@ -1,10 +1,14 @@
 //! `--auth jwt`: who gets in with a token, who does not, and what happens while the identity provider changes its keys
 //! or is away.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use mcp_server::auth::ScopeRules;
+use mcp_server::auth::keys::{Keys, NoKey, PAUSE, UNKNOWN};
+use mcp_server::auth::metrics::AuthMetrics;
+use mcp_server::auth::{Method, ScopeRules};
+use prometheus_client::registry::Registry;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -459,6 +463,147 @@ async fn keys_rotate_and_bad_tokens_do_not_reach_the_provider() {
         401,
         "a key that was taken away, though its token was known to be good"
     );
+}
+
+/// Lets time pass for whoever asks tokio for it. Nothing may be under way: its time limit would pass too.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Tokens by a key that is gone keep coming for as long as somebody's clock or cache is wrong: the provider must not
+/// be asked about the same key at the end of each pause.
+#[tokio::test]
+async fn an_unknown_key_is_asked_for_once_in_a_while() {
+    let issuer = Issuer::start(&[&Signer::new("known")]).await;
+    let metrics = AuthMetrics::new(&mut Registry::default());
+    let keys = Arc::new(Keys::new(issuer.asker(), metrics));
+    for (name, wait, id, fetches) in [
+        ("a known key", Duration::ZERO, "known", 1),
+        ("an unknown key", PAUSE, "gone", 2),
+        ("the same after the pause", PAUSE, "gone", 2),
+        ("another, whose pause is over", Duration::ZERO, "other", 3),
+        ("the first, when its time is over", UNKNOWN, "gone", 4),
+    ] {
+        pass(wait).await;
+        let refused = keys.with(Some(id)).await.err();
+        assert_eq!(refused, (id != "known").then_some(NoKey::Unknown), "{name}");
+        assert_eq!(issuer.fetches(), fetches, "{name}");
+    }
+}
+
+/// A token in use is remembered, and must be forgotten when it expires: who is let in for an hour is not let in for
+/// longer because it asked before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remembered_token_expires_too() {
+    let signer = Signer::new("a");
+    let issuer = Issuer::start(&[&signer]).await;
+    let mut auth = issuer.settings(ScopeRules::default());
+    if let Method::Jwt { rules, .. } = &mut auth.method {
+        rules.leeway = Duration::ZERO;
+    }
+    let (server, _folder) = start(auth).await;
+    let expires = in_seconds(2);
+    let token = signer.token(&with(&issuer.claims(), &json!({"exp": expires})));
+    assert_eq!(status(&server, &token).await, 200, "it is valid at first");
+    let refused = until("the token has expired", async || {
+        let response = call(&server, &token).await;
+        (response.status() != 200).then_some(response)
+    })
+    .await;
+    assert!(in_seconds(0) >= expires, "it was valid until then");
+    assert_eq!(refused.status(), 401);
+    let challenge = challenge(&refused);
+    assert!(challenge.contains("expired"), "{challenge}");
+}
+
+/// The keys of another tenant of the same provider would let its callers in here, and a document without end would
+/// take the server's memory.
+#[tokio::test]
+async fn documents_of_others_and_implausible_ones_are_refused() {
+    const MIB: usize = 1024 * 1024;
+    let signer = Signer::new("a");
+    let issuer = Issuer::start(&[&signer]).await;
+    let (asker, fine) = (issuer.asker(), issuer.description());
+    let keys = |count: usize| json!({"keys": vec![signer.public(); count]});
+    let padded = |document: &Value, bytes: usize| {
+        let padding = |bytes: usize| with(document, &json!({"padding": "x".repeat(bytes)}));
+        padding(bytes - padding(0).to_string().len())
+    };
+    let described = |changes: Value| with(&fine, &changes);
+    for (name, description, published, why) in [
+        ("as they should be", fine.clone(), keys(1), None),
+        (
+            "another issuer",
+            described(json!({"issuer": "https://other.example"})),
+            keys(1),
+            Some("equal to the letter"),
+        ),
+        (
+            "issuer with a slash more",
+            described(json!({"issuer": format!("{}/", issuer.url)})),
+            keys(1),
+            Some("equal to the letter"),
+        ),
+        (
+            "no issuer",
+            described(json!({"issuer": null})),
+            keys(1),
+            Some("missing field"),
+        ),
+        (
+            "keys that come without TLS",
+            described(json!({"jwks_uri": "http://keys.example/keys"})),
+            keys(1),
+            Some("https://"),
+        ),
+        ("long", padded(&fine, MIB), padded(&keys(1), MIB), None),
+        (
+            "too long description",
+            padded(&fine, MIB + 1),
+            keys(1),
+            Some("larger than 1 MiB"),
+        ),
+        (
+            "too long keys",
+            fine.clone(),
+            padded(&keys(1), MIB + 1),
+            Some("larger than 1 MiB"),
+        ),
+        ("many keys", fine.clone(), keys(100), None),
+        ("too many keys", fine.clone(), keys(101), Some("101 keys")),
+        ("no keys", fine.clone(), keys(0), Some("no key")),
+    ] {
+        issuer.describe(description);
+        issuer.publish_document(published);
+        let refused = asker.keys().await.err().map(|error| error.to_string());
+        match (&refused, why) {
+            (Some(refused), Some(why)) => assert!(refused.contains(why), "{name}: {refused}"),
+            _ => assert_eq!(refused.as_deref(), why, "{name}"),
+        }
+    }
+}
+
+/// A provider that speaks for another lets nobody in, whoever has signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_calls_itself_otherwise_lets_nobody_in() {
+    let signer = Signer::new("a");
+    let issuer = Issuer::start(&[&signer]).await;
+    let fine = issuer.description();
+    issuer.describe(with(&fine, &json!({"issuer": "https://other.example"})));
+    let (mut settings, _folder) = file_settings();
+    settings.auth = issuer.settings(ScopeRules::default());
+    let server = TestServer::start_unready(settings).await;
+    let token = signer.token(&issuer.claims());
+    assert_eq!(status(&server, &token).await, 503, "there are no keys");
+    assert_eq!(readiness(&server).await.0, 503);
+    assert_eq!(issuer.fetches(), 0, "where it says that the keys are, nobody looks");
+    issuer.describe(fine);
+    until("the keys are fetched", async || {
+        (status(&server, &token).await == 200).then_some(())
+    })
+    .await;
 }
 
 /// What `/readyz` says.

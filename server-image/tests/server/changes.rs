@@ -17,12 +17,17 @@ struct Replica {
     relay: JoinHandle<()>,
 }
 
-async fn replica(url: &str, pool_max: usize) -> Replica {
+async fn opened(url: &str, pool_max: usize) -> PostgresDatabase {
     let database = Database::open(&url.parse().unwrap(), pool_max, &mut Registry::default()).unwrap();
     database.migrate(&[]).await.unwrap();
-    let Database::Postgres(database) = database else {
-        panic!("the URL names Postgres")
-    };
+    match database {
+        Database::Postgres(database) => database,
+        Database::Sqlite(_) => panic!("the URL names Postgres"),
+    }
+}
+
+async fn replica(url: &str, pool_max: usize) -> Replica {
+    let database = opened(url, pool_max).await;
     let changes = Changes::shared();
     let relay = tokio::spawn(Relay::new(changes.clone(), database.clone()).run());
     Replica {
@@ -126,4 +131,29 @@ async fn listening_stays_within_the_pool() {
     assert!(connections().await <= 3);
     small.relay.abort();
     large.relay.abort();
+}
+
+/// A pool that is shrunk to one must be free for work at once, even if listening waits for something else just then:
+/// else every call that needs the database fails until it is done with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_shrunk_to_one_is_free_for_work() {
+    let url = SHARED.database().await;
+    let database = opened(&url, 2).await;
+    let watcher = postgres::connect(&url).await;
+    // The relay tries whether it hears itself, and finds no connection to send on.
+    let held = database.connection().await.unwrap();
+    let relay = tokio::spawn(Relay::new(Changes::shared(), database.clone()).run());
+    let listening = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    until("the other connection listens", async || {
+        let found = watcher.query(listening, &[]).await.unwrap();
+        (!found.is_empty()).then_some(())
+    })
+    .await;
+    database.resize(1);
+    drop(held);
+    timeout(Duration::from_millis(1_500), database.connection())
+        .await
+        .expect("the relay does not keep the only connection")
+        .unwrap();
+    relay.abort();
 }

@@ -209,6 +209,42 @@ async fn connections_are_timed_as_they_were_used() {
     }
 }
 
+/// The connection that listens for news is kept for days. When it ends, a use of days would make a pool that has
+/// nothing to do look overloaded for as long as anybody looks back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_kept_for_listening_is_not_timed() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    settings.tuning.pool_max = 2;
+    let server = TestServer::start(settings).await;
+    let observer = connect(&url).await;
+    let listener = async || -> Option<i32> {
+        let listening = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        let found = observer.query(listening, &[]).await.unwrap();
+        found.first().map(|row| row.get(0))
+    };
+    let first = until("a connection listens", async || listener().await).await;
+    let in_use = async || {
+        server
+            .scrape()
+            .await
+            .value("db_client_connection_use_time_seconds_sum", &[])
+    };
+    let (since, before) = (Instant::now(), in_use().await);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let kept = since.elapsed().as_secs_f64();
+    observer
+        .execute("SELECT pg_terminate_backend($1)", &[&first])
+        .await
+        .unwrap();
+    until("another connection listens", async || {
+        listener().await.filter(|pid| *pid != first)
+    })
+    .await;
+    let used = in_use().await - before;
+    assert!(used < kept / 2.0, "{used} s of use, of which {kept} s were listening");
+}
+
 /// The operator must not give out more connections than the database has left, whoever uses the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_at_the_database_are_all_that_there_are() {

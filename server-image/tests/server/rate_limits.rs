@@ -80,6 +80,45 @@ async fn a_class_has_its_limit() {
     );
 }
 
+/// Streams and ends of sessions ask the database, and an end is told to every replica: whoever invents sessions must meet
+/// the limits before that. And nothing may count twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_has_limits() {
+    let setting = Setting {
+        rules: &["all=6/h"],
+        redis: None,
+        trusted_proxies: &[],
+    };
+    let (server, _folder) = start(setting, AuthSettings::default()).await;
+    // Two requests open it.
+    let session = server.client.legacy_session().await;
+    let ping = session.request("ping", &json!({})).send().await.unwrap();
+    assert_eq!(ping.status(), 200);
+    let invented = server.client.session("invented".to_owned());
+    let ask = async |method: &str| match method {
+        "GET" => invented.get().send().await.unwrap(),
+        "DELETE" => invented.delete().await,
+        _ => invented.request("ping", &json!({})).send().await.unwrap(),
+    };
+    let methods = ["GET", "DELETE", "POST"];
+    for method in methods {
+        assert_ne!(ask(method).await.status(), 429, "{method}");
+    }
+    for method in methods {
+        let refused = ask(method).await;
+        assert_eq!(refused.status(), 429, "{method}");
+        let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=600).contains(&seconds), "{method}: {seconds}");
+        let body: Value = refused.json().await.unwrap();
+        assert_eq!(body["error"]["data"]["reason"], "rate_limited", "{method}");
+    }
+    let scrape = server.scrape().await;
+    assert_eq!(
+        scrape.value("mcp_rate_limited_requests_total", &[("class", "all")]),
+        3.0
+    );
+}
+
 /// One caller's greed must not be another's problem: callers are told apart by key, or by the address that a trusted
 /// proxy reports, which nobody else can invent.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! `mcp-server report`, against servers whose bottleneck is known.
 
 use std::process::Command;
+use std::time::Duration;
 
 use mcp_server::tuning::Tuning;
 use serde_json::{Value, json};
@@ -84,7 +85,7 @@ async fn a_short_pool_is_told_from_short_slots() {
         })
         .collect();
     server.until_metric("mcp_in_flight_requests", 16.0).await;
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     blocker.batch_execute("COMMIT").await.unwrap();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -95,6 +96,47 @@ async fn a_short_pool_is_told_from_short_slots() {
     assert!(
         report["findings"].to_string().contains("waiting for a connection"),
         "{report:#}"
+    );
+}
+
+/// What the cache did is told as it happened, and one that is too small is named: its size is the operator's to set.
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_are_told_and_a_small_cache_is_named() {
+    let mut settings = settings(&SHARED.database().await);
+    // Room for a quarter of what is read.
+    settings.cache.local_bytes = 100_000;
+    settings.cache.staleness = Duration::from_secs(30);
+    let server = TestServer::start(settings).await;
+    let get = async |key: u32| {
+        let entry = json!({"agent_id": "x", "key": format!("k{key}")});
+        assert_eq!(server.client.call("get_memory", entry).await["success"], true);
+    };
+    for key in 0..60 {
+        let entry = json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(5_000)});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+    }
+    // A new one, and three hits.
+    for _ in 0..4 {
+        get(0).await;
+    }
+    let report = json_report(&server);
+    assert_eq!(
+        report["figures"]["cache"],
+        json!({"lookups": 4.0, "hit_ratio": 0.75, "evicted_ratio": 0.0, "tiers": [["l1", 0.75]]})
+    );
+    for _ in 0..3 {
+        for key in 0..60 {
+            get(key).await;
+        }
+    }
+    let report = json_report(&server);
+    assert_eq!(report["figures"]["cache"]["lookups"], 184.0);
+    let findings = report["findings"].as_array().unwrap();
+    let small = findings.iter().find(|finding| finding["area"] == "cache");
+    let advice = small.map(|finding| finding["recommendation"].to_string());
+    assert!(
+        advice.is_some_and(|advice| advice.contains("l1Bytes")),
+        "a cache of a quarter of what is read has a finding: {report:#}"
     );
 }
 

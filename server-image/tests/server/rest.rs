@@ -184,9 +184,9 @@ async fn pages_of_the_internet_are_refused() {
     }
 }
 
-/// A body that is no JSON is the caller's mistake, and told in the same form as every other.
+/// A body that cannot be used is the caller's mistake, and told in the same form as every other.
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_are_not_json_are_explained() {
+async fn bodies_that_cannot_be_used_are_explained() {
     let rest = Rest::start(|_| {}).await;
     let deep = "[".repeat(100_000);
     for body in [
@@ -204,6 +204,24 @@ async fn bodies_that_are_not_json_are_explained() {
             "{error}"
         );
     }
+    let giant = vec![b' '; 4 * 1024 * 1024 + 1];
+    let request = rest.post("create_session").header("content-type", "application/json");
+    let (status, error) = answer(request.body(giant.clone()).send().await.unwrap()).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"], &error["context"]["max"]),
+        (413, &json!("CONTENT_TOO_LARGE"), &json!(4 * 1024 * 1024)),
+        "{error}"
+    );
+    let (status, refusal) = answer(rest.server.client.post().body(giant).send().await.unwrap()).await;
+    assert_eq!(
+        (
+            status.as_u16(),
+            &refusal["error"]["code"],
+            &refusal["error"]["data"]["reason"]
+        ),
+        (413, &json!(-32000), &json!("body_too_long")),
+        "over MCP: {refusal}"
+    );
     let put = rest
         .http
         .put(format!("http://{}/mcp/tool/get_memory", rest.server.server.mcp));
@@ -212,6 +230,31 @@ async fn bodies_that_are_not_json_are_explained() {
         (refused.status().as_u16(), &refused.headers()["allow"]),
         (405, &"POST".parse().unwrap())
     );
+}
+
+/// Whoever sends a deep value must learn that it is the depth, at the level that is documented.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_have_127_levels_at_most() {
+    let rest = Rest::start(|_| {}).await;
+    let nested = |levels: usize| (1..levels).fold(json!([]), |inner, _| Value::from(vec![inner]));
+    for (levels, is_too_deep) in [(127, false), (128, true)] {
+        // The arguments are a level themselves.
+        let (_, error) = rest.call("simulate_work", "", json!({"x": nested(levels - 1)})).await;
+        let said = error["error"].as_str().unwrap_or_default().contains("recursion limit");
+        assert_eq!(said, is_too_deep, "{levels}: {error}");
+        assert!(!is_too_deep || error["code"] == "INVALID_INPUT_FORMAT", "{error}");
+        // Over MCP the message and its parameters are two more.
+        let call = rest
+            .server
+            .client
+            .tool("simulate_work", &json!({"x": nested(levels - 3)}));
+        let (status, answered) = answer(call.send().await.unwrap()).await;
+        assert_eq!(
+            (status == 400, answered["error"]["code"] == -32600),
+            (is_too_deep, is_too_deep),
+            "{levels}: {answered}"
+        );
+    }
 }
 
 /// Whoever watches must see a tool's errors whichever way it was called.
@@ -251,6 +294,8 @@ async fn it_is_admitted_and_drained_like_mcp() {
     let shed = rest.post("get_memory").json(&json!({"key": "k"})).send().await.unwrap();
     assert_eq!(shed.status(), 503);
     assert!(shed.headers().contains_key("retry-after"));
+    let (_, error) = answer(shed).await;
+    assert_eq!(error["code"], "SYSTEM_UNAVAILABLE", "{error}");
     let Rest { server, .. } = rest;
     server.server.drain();
     server.server.finished().await;

@@ -1,9 +1,9 @@
-//! What has ended goes, and nothing else; and indexes are built while the database is in use.
+//! What has ended goes, and nothing else; and the schema is changed while the database is in use.
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::database::{Database, DatabaseTarget, Migration};
 use mcp_server::tools::shared_context::{
     self, BATCH, Cleaning, MemoryQuery, MemoryScope, NewMemory, NewSession, RetentionSettings, Storage,
 };
@@ -292,4 +292,81 @@ async fn indexes_are_built_while_the_database_is_in_use() {
         }
         assert!(is_valid(&other, index).await, "{left}");
     }
+}
+
+/// A backup holds every table that it has read for as long as it takes. A step that must have such a table to itself
+/// may not keep everybody waiting behind it until then, and has to be done soon afterwards, however many replicas there
+/// are.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_long_behind_a_step_that_waits_for_a_table() {
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    let open = || Database::open(&target, 1, &mut Registry::default()).unwrap();
+    open().migrate(shared_context::MIGRATIONS).await.unwrap();
+    let altering = Migration {
+        name: "test_1_altering",
+        postgres: "ALTER TABLE sessions ADD COLUMN extra text; ALTER TABLE messages ADD COLUMN extra text",
+        sqlite: "",
+    };
+    let steps = [shared_context::MIGRATIONS, &[altering]].concat();
+    let (backup, other) = (connect(&url).await, connect(&url).await);
+    backup.batch_execute("BEGIN; SELECT FROM messages").await.unwrap();
+    let replicas: Vec<Database> = (0..3).map(|_| open()).collect();
+    let migrating = tokio::spawn(async move { join_all(replicas.iter().map(|replica| replica.migrate(&steps))).await });
+    until("a replica waits for the table", async || {
+        let waiting = "SELECT FROM pg_locks WHERE relation = 'messages'::regclass AND NOT granted";
+        let waiting = other.query(waiting, &[]).await.unwrap();
+        (!waiting.is_empty()).then_some(())
+    })
+    .await;
+    // Longer than one attempt and the pause after it.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(7) {
+        let work = "INSERT INTO sessions (id, purpose, created_by) VALUES (gen_random_uuid()::text, 'p', 'a'); \
+                    INSERT INTO messages (session_id, sender, content, visibility) \
+                    SELECT id, 'a', 'm', 'public' FROM sessions LIMIT 1; \
+                    SELECT FROM messages LIMIT 1";
+        tokio::time::timeout(Duration::from_secs(4), other.batch_execute(work))
+            .await
+            .expect("nobody waits long")
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!migrating.is_finished(), "the table was not free");
+    backup.batch_execute("COMMIT").await.unwrap();
+    let migrated = tokio::time::timeout(Duration::from_secs(20), migrating).await;
+    for result in migrated.expect("the table is free").unwrap() {
+        result.unwrap();
+    }
+    other
+        .batch_execute("SELECT sessions.extra, messages.extra FROM sessions, messages LIMIT 1")
+        .await
+        .unwrap();
+}
+
+/// A replica that no longer waits for another one's migration must leave nothing at work: whoever got its connection
+/// next would wait in its place, and the database would keep a session for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_is_given_up_leaves_nothing_at_work() {
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    let database = Database::open(&target, 1, &mut Registry::default()).unwrap();
+    let (other, observer) = (connect(&url).await, connect(&url).await);
+    let lock = 0x6d63_7073_6361_6c65_i64;
+    other.query("SELECT pg_advisory_lock($1)", &[&lock]).await.unwrap();
+    let migrating = tokio::spawn({
+        let database = database.clone();
+        async move { database.migrate(shared_context::MIGRATIONS).await }
+    });
+    let waits = async || {
+        let waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        !observer.query(waiting, &[]).await.unwrap().is_empty()
+    };
+    until("it waits for the other one", async || waits().await.then_some(())).await;
+    migrating.abort();
+    until("nobody waits any more", async || (!waits().await).then_some(())).await;
+    let applied = database.applied().await;
+    assert!(applied.expect("another connection has a place").is_empty());
+    other.query("SELECT pg_advisory_unlock($1)", &[&lock]).await.unwrap();
+    database.migrate(shared_context::MIGRATIONS).await.unwrap();
 }

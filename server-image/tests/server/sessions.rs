@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use mcp_server::changes::Changes;
 use mcp_server::database::{Database, DatabaseTarget};
 use mcp_server::mcp::sessions::{MIGRATIONS, SharedSessions, Stay};
@@ -110,6 +111,63 @@ async fn an_answer_outlives_its_replica() {
             "{name}: {answer}"
         );
         assert_eq!(rest.next().await, None, "{name}: the stream ends with the answer");
+    }
+}
+
+/// Clients that got their answers must not push out the answer of one that did not: it would repeat its call, and what
+/// the call wrote would be there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_outlasts_delivered_ones() {
+    for database in both().await {
+        let server = TestServer::start(settings(&database.url)).await;
+        let session = server.client.legacy_session().await;
+        let last = begin_and_lose(&session, 500).await;
+        server.until_metric("mcp_in_flight_requests", 0.0).await;
+        let others = server.client.legacy_session().await;
+        for _ in 0..30 {
+            let calls = (0..10).map(|_| others.call("simulate_work", json!({})));
+            for answer in join_all(calls).await {
+                assert_eq!(answer["success"], true);
+            }
+        }
+        let mut rest = Events::of(resume(&session, &last).send().await.unwrap());
+        let answer = rest.message().await;
+        let kind = database.kind;
+        assert_eq!(
+            answer["result"]["structuredContent"]["success"], true,
+            "{kind}: {answer}"
+        );
+    }
+}
+
+/// A proxy that restarts breaks all connections at once. Answers for which memory has no room must be found as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_without_room_go_to_the_database() {
+    /// As many as memory has room for.
+    const ROOM: i64 = 256;
+    let url = SHARED.database().await;
+    let server = TestServer::start(settings(&url)).await;
+    let session = server.client.legacy_session().await;
+    let mut lost = Vec::new();
+    for _ in 0..20 {
+        lost.extend(join_all((0..15).map(|_| begin_and_lose(&session, 300))).await);
+        server.until_metric("mcp_in_flight_requests", 0.0).await;
+    }
+    let database = connect(&url).await;
+    until("there is room in memory", async || {
+        let left = "SELECT count(*) FROM mcp_stream_events WHERE is_last";
+        let left: i64 = database.query_one(left, &[]).await.unwrap().get(0);
+        (left + ROOM >= i64::try_from(lost.len()).unwrap()).then_some(())
+    })
+    .await;
+    for (number, last) in lost.iter().enumerate() {
+        let mut rest = Events::of(resume(&session, last).send().await.unwrap());
+        let answer = rest.message().await;
+        assert_eq!(
+            answer["result"]["structuredContent"]["success"], true,
+            "{number}: {answer}"
+        );
+        assert_eq!(rest.next().await, None, "{number}: the stream ends with the answer");
     }
 }
 
@@ -452,6 +510,52 @@ async fn a_session_is_forgotten_after_a_week_without_use() {
             assert_eq!(records.exists(id).await.unwrap(), stays, "{kind}: {id}");
             let follows = records.subscriptions(id).await.unwrap().len();
             assert_eq!(follows, usize::from(stays), "{kind}: what {id} follows");
+        }
+    }
+}
+
+/// A session is in memory only for moments if its client makes one call a day, or listens and makes none. It is in use
+/// all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_rare_use_is_not_forgotten() {
+    for database in both().await {
+        let kind = database.kind;
+        let mut settings = settings(&database.url);
+        settings.data.sessions.idle = Duration::from_millis(200);
+        let server = TestServer::start(settings).await;
+        let called = server.client.legacy_session().await;
+        let listening = server.client.legacy_session().await;
+        let unused = server.client.legacy_session().await;
+        let age = async |days: u32| {
+            database
+                .execute(
+                    &format!("UPDATE mcp_sessions SET used_at = used_at - {days} * 86400"),
+                    &format!("UPDATE mcp_sessions SET used_at = used_at - interval '{days} days'"),
+                )
+                .await;
+        };
+        server.until_metric("mcp_active_sessions", 0.0).await;
+        age(6).await;
+        assert_eq!(called.call("simulate_work", json!({})).await["success"], true);
+        let follow = format!(
+            "INSERT INTO mcp_session_subscriptions (session_id, uri) VALUES ('{}', 'u')",
+            listening.id
+        );
+        database.execute(&follow, &follow).await;
+        let mut news = Events::of(listening.get().send().await.unwrap());
+        // Whoever begins to listen is told of what is followed, once the session was looked at.
+        until_told(&mut news, "notifications/resources/updated").await;
+        server.until_metric("mcp_active_sessions", 0.0).await;
+        age(2).await;
+        let sessions = sessions_in(&database.url).await;
+        sessions.tidy().await.unwrap();
+        for (name, session, stays) in [
+            ("called", &called, true),
+            ("listening", &listening, true),
+            ("unused", &unused, false),
+        ] {
+            let is_there = sessions.records().exists(&session.id).await.unwrap();
+            assert_eq!(is_there, stays, "{kind}: {name}");
         }
     }
 }

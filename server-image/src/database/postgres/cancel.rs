@@ -3,13 +3,17 @@
 //! The driver sends the request to cancel and closes; `PgBouncer` drops a request whose sender has gone before it is
 //! forwarded. So here the sender waits until the other side closes, as libpq does.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use deadpool_postgres::ClientWrapper;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::{CancelToken, Config, NoTls};
@@ -17,6 +21,8 @@ use tokio_postgres::{CancelToken, Config, NoTls};
 use super::pool::CONNECT;
 
 const DEFAULT_PORT: u16 = 5432;
+
+type Sent = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Where requests to cancel go. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,22 +43,45 @@ impl Canceller {
     /// Asks the server to stop working on what `token`'s connection is waiting for; tells in the log if that fails.
     pub(super) fn cancel(&self, token: CancelToken) {
         let this = self.clone();
-        tokio::spawn(async move {
-            match timeout(CONNECT, this.send(token)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "cannot cancel a statement"),
-                Err(_) => tracing::warn!("cannot cancel a statement: no answer"),
-            }
-        });
+        tokio::spawn(async move { tell(timeout(CONNECT, this.send(token)).await) });
     }
 
-    async fn send(&self, token: CancelToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn send(&self, token: CancelToken) -> Sent {
         for (host, port) in self.0.iter() {
             if let Ok(stream) = TcpStream::connect((host.as_str(), *port)).await {
                 return Ok(token.cancel_query_raw(OtherSideCloses(stream), NoTls).await?);
             }
         }
         Err("no address of the database accepts connections".into())
+    }
+}
+
+/// Asks the server to stop working on what `client` is waiting for, through `pooler` if there is one, and closes the
+/// connection. Not before: a pooler knows a statement no more when its client has gone.
+pub(super) fn stop(client: ClientWrapper, pooler: Option<Canceller>) {
+    // Without a runtime the process is about to end, and with it all its connections.
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        let token = client.cancel_token();
+        tell(timeout(CONNECT, send(token, pooler)).await);
+        drop(client);
+    });
+}
+
+async fn send(token: CancelToken, pooler: Option<Canceller>) -> Sent {
+    match pooler {
+        Some(pooler) => pooler.send(token).await,
+        None => Ok(token.cancel_query(NoTls).await?),
+    }
+}
+
+fn tell(sent: Result<Sent, Elapsed>) {
+    match sent {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot cancel a statement"),
+        Err(_) => tracing::warn!("cannot cancel a statement: no answer"),
     }
 }
 

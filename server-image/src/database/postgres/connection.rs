@@ -8,7 +8,7 @@ use futures::future::{join_all, join3};
 use tokio::time::timeout;
 use tokio_postgres::{CancelToken, Row};
 
-use super::cancel::Canceller;
+use super::cancel::{self, Canceller};
 use super::pool::Borrowed;
 use super::statements::{Parameters, Queries, Statements};
 use super::{ANSWER, Health, STATEMENT};
@@ -21,6 +21,7 @@ pub struct PostgresConnection {
     pub(super) statements: Statements,
     health: Arc<Health>,
     silent: AtomicBool,
+    pub(super) is_migrating: bool,
 }
 
 impl PostgresConnection {
@@ -30,7 +31,14 @@ impl PostgresConnection {
             statements,
             health,
             silent: AtomicBool::new(false),
+            is_migrating: false,
         }
+    }
+
+    /// Leaves the time until it is given back out of the pool's times of use: it is kept for what is no request, and
+    /// one use of hours would drown all others.
+    pub fn leave_untimed(&mut self) {
+        self.borrowed.leave_untimed();
     }
 
     /// Whether the connection has ended.
@@ -134,6 +142,12 @@ impl PostgresConnection {
 
 impl Drop for PostgresConnection {
     fn drop(&mut self) {
+        // Nobody waits for the migration any more, but its last statement may, for a lock, and for as long as it takes.
+        if self.is_migrating
+            && let Some(client) = self.borrowed.take_out()
+        {
+            cancel::stop(client, self.statements.canceller().cloned());
+        }
         // A connection that did not answer may still be stuck: the pool opens a new one instead.
         if self.silent.load(Ordering::Relaxed) {
             self.borrowed.discard();

@@ -8,7 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Client, Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Client, ClientWrapper, Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+};
 use futures::future::BoxFuture;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::task::JoinHandle;
@@ -87,7 +89,7 @@ impl Connections {
         Ok(Borrowed {
             client: Some(client?),
             pool: self.clone(),
-            taken: Instant::now(),
+            taken: Some(Instant::now()),
             _permit: permit.map_err(|_| DatabaseError::Stopped)?,
         })
     }
@@ -120,7 +122,8 @@ impl Connections {
 pub(super) struct Borrowed {
     client: Option<Client>,
     pool: Connections,
-    taken: Instant,
+    /// Since when it is in use; nothing if that is not timed.
+    taken: Option<Instant>,
     // After the client: whoever gets the permit next finds the connection idle.
     _permit: Permit,
 }
@@ -134,17 +137,27 @@ impl Borrowed {
         self.client.as_mut().ok_or(DatabaseError::Stopped)
     }
 
+    /// Leaves this use out of the times of use.
+    pub(super) fn leave_untimed(&mut self) {
+        self.taken = None;
+    }
+
+    /// Takes the connection out of the pool: it closes when dropped, and counts as open until then.
+    pub(super) fn take_out(&mut self) -> Option<ClientWrapper> {
+        self.client.take().map(Object::take)
+    }
+
     /// Closes the connection instead of giving it back.
     pub(super) fn discard(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop(Object::take(client));
-        }
+        drop(self.take_out());
     }
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        self.pool.use_seconds.observe(self.taken.elapsed().as_secs_f64());
+        if let Some(taken) = self.taken {
+            self.pool.use_seconds.observe(taken.elapsed().as_secs_f64());
+        }
         if self.pool.open.held() > self.pool.open.limit() {
             self.discard();
         }

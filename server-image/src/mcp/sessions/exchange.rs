@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, stream};
+use futures::future::ready;
+use futures::{Stream, StreamExt, stream};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Sender, channel};
@@ -183,6 +184,28 @@ impl Exchange {
             let event = receiver.recv().await?;
             Some((event, receiver))
         })
+    }
+
+    /// The messages after `number` of a stream that this replica has left in the database, as JSON, each with its
+    /// number; none of one that it has not.
+    pub(super) fn left(
+        self: Arc<Self>,
+        session: String,
+        id: StreamId,
+        number: u64,
+    ) -> impl Stream<Item = (u64, String)> + Send + 'static {
+        let rows = async move {
+            match self.rows(&id, &session, number.saturating_add(1)).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read a stream that was left in the database");
+                    Vec::new()
+                }
+            }
+        };
+        stream::once(rows)
+            .flat_map(stream::iter)
+            .filter_map(|row| ready(row.message.map(|message| (row.position, message))))
     }
 
     async fn follow(

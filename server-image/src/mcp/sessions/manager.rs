@@ -88,7 +88,7 @@ impl SharedSessions {
             changes,
             replica,
             carrier: Carrier {
-                replays: Arc::default(),
+                replays: Arc::new(Replays::new(exchange.is_some())),
                 exchange,
                 uses: Arc::default(),
             },
@@ -152,7 +152,12 @@ impl SharedSessions {
 
     /// Does what has to be done beside requests, until dropped.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.let_go(), self.keep_tidy(), self.read_letters());
+        tokio::join!(
+            self.let_go(),
+            self.keep_tidy(),
+            self.read_letters(),
+            self.leave_lost_answers()
+        );
     }
 
     /// Copies the answers that are kept, one after the other, until no call runs any more. A replica that ends does
@@ -169,6 +174,26 @@ impl SharedSessions {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "cannot leave an answer for other replicas; trying again");
+                    sleep(COPY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes answers to the database whose connections broke, when there are more than memory has room for.
+    async fn leave_lost_answers(&self) {
+        let Some(exchange) = &self.carrier.exchange else { return };
+        let replays = &self.carrier.replays;
+        loop {
+            let Some(lost) = replays.to_leave() else {
+                replays.crowded().await;
+                continue;
+            };
+            lost.want_copy();
+            match copy_once(&lost, exchange).await {
+                Ok(()) => replays.make_room(),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot leave a lost answer in the database; trying again");
                     sleep(COPY_PAUSE).await;
                 }
             }

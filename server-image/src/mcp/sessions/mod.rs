@@ -6,7 +6,8 @@
 //! The messages for a client flow on streams: the answer to each POST (`replay`), and news on the stream that the
 //! client opens with GET (`news`). A stream that breaks goes on where it was, at any replica. Where one replica needs
 //! another (the client sent something meant for a call that runs there, or asks there for the rest of a stream), it
-//! writes it a letter (`exchange`). One that ends leaves its streams in the database, where no letter is needed.
+//! writes it a letter (`exchange`). One that ends leaves its streams in the database, where no letter is needed, and so
+//! does one with more lost answers than it has room for.
 
 mod exchange;
 mod ids;

@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use http::HeaderValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::timeout;
 
 use super::ids::Place;
 use super::manager::{SharedSessions, session_topic};
@@ -22,6 +23,8 @@ use crate::database::DatabaseError;
 
 /// How often an idle stream shows that it is still there, so that no proxy cuts it.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// How often a session is looked at whose client listens, without news of it: who listens uses it.
+const LOOK: Duration = Duration::from_hours(1);
 
 /// Something to send on a stream.
 struct Line {
@@ -59,7 +62,8 @@ impl SharedSessions {
         response
     }
 
-    /// What comes after `place`: from this replica's memory, or from the replica where the call runs.
+    /// What comes after `place`: from this replica's memory, from what it has left in the database, or from the replica
+    /// where the call runs.
     fn rest(self: &Arc<Self>, session: &str, place: Place) -> BoxStream<'static, Line> {
         let stream = place.stream.clone();
         let line = move |number, data| {
@@ -72,24 +76,25 @@ impl SharedSessions {
                 data,
             }
         };
-        if place.stream.replica == self.replica {
-            return match self.carrier.replays.find(place.stream.number, session) {
-                Some(replay) => after(replay, place.number)
-                    .filter_map(move |(number, message)| {
-                        ready(serde_json::to_string(&*message).ok().map(|data| (number, data)))
-                    })
-                    .map(move |(number, data)| line(number, data))
-                    .boxed(),
-                None => empty().boxed(),
-            };
-        }
-        match &self.carrier.exchange {
-            Some(exchange) => Arc::clone(exchange)
-                .after(session.to_owned(), place.stream, place.number)
+        let is_own = place.stream.replica == self.replica;
+        if is_own && let Some(replay) = self.carrier.replays.find(place.stream.number, session) {
+            return after(replay, place.number)
+                .filter_map(move |(number, message)| {
+                    ready(serde_json::to_string(&*message).ok().map(|data| (number, data)))
+                })
                 .map(move |(number, data)| line(number, data))
-                .boxed(),
-            None => empty().boxed(),
+                .boxed();
         }
+        let Some(exchange) = self.carrier.exchange.clone() else {
+            return empty().boxed();
+        };
+        let session = session.to_owned();
+        let events = if is_own {
+            exchange.left(session, place.stream, place.number).boxed()
+        } else {
+            exchange.after(session, place.stream, place.number).boxed()
+        };
+        events.map(move |(number, data)| line(number, data)).boxed()
     }
 
     fn news(self: &Arc<Self>, session: &str) -> BoxStream<'static, Line> {
@@ -118,7 +123,7 @@ impl SharedSessions {
         loop {
             if topics.contains(&own) {
                 let uris = self.records.subscriptions(session).await?;
-                if !self.records.exists(session).await? {
+                if self.records.used(session).await?.is_none() {
                     return Ok(());
                 }
                 let now: BTreeSet<Topic> = uris.into_iter().map(Topic::Resource).collect();
@@ -131,7 +136,9 @@ impl SharedSessions {
             for topic in &topics {
                 send(sender, topic).await;
             }
-            topics = listener.next().await;
+            let news = timeout(LOOK, listener.next()).await;
+            // Without news it is time to look at the session itself.
+            topics = news.unwrap_or_else(|_| BTreeSet::from([own.clone()]));
         }
     }
 }

@@ -46,9 +46,62 @@ impl SessionRecords {
         Self { database }
     }
 
-    /// What the client said in `initialize`; `None` for an unknown session.
-    async fn read(&self, id: &str) -> Result<Option<String>, DatabaseError> {
-        self.text("SELECT state FROM mcp_sessions WHERE id = $1", id).await
+    /// What the client said in `initialize`; `None` for an unknown session. Whoever asks is going to use the session,
+    /// which is noted: it may be out of memory again when [`Self::tidy`] looks.
+    pub(super) async fn used(&self, id: &str) -> Result<Option<String>, DatabaseError> {
+        let Some((state, is_due)) = self.state(id).await? else {
+            return Ok(None);
+        };
+        if is_due && let Err(error) = self.touch(vec![id.to_owned()]).await {
+            tracing::debug!(%error, "cannot note that a session is in use");
+        }
+        Ok(Some(state))
+    }
+
+    /// What the client said in `initialize`, and whether it is time to note again that the session is in use.
+    async fn state(&self, id: &str) -> Result<Option<(String, bool)>, DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                let read = "SELECT state, used_at < now() - interval '1 hour' FROM mcp_sessions WHERE id = $1";
+                let row = database.connection().await?.query_opt(read, &[&id]).await?;
+                row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+            }
+            Database::Sqlite(database) => {
+                let id = id.to_owned();
+                let read = database.read(move |transaction| {
+                    let sql = "SELECT state, used_at < unixepoch() - 3600 FROM mcp_sessions WHERE id = ?1";
+                    let mut statement = transaction.prepare_cached(sql)?;
+                    let row = statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)));
+                    Ok::<_, DatabaseError>(row.optional()?)
+                });
+                read.await
+            }
+        }
+    }
+
+    /// Notes that these sessions are in use.
+    async fn touch(&self, ids: Vec<String>) -> Result<(), DatabaseError> {
+        match &self.database {
+            Database::Postgres(database) => {
+                // Once an hour is enough for a week, and spares writes.
+                let touch = "UPDATE mcp_sessions SET used_at = now() \
+                             WHERE id = ANY($1) AND used_at < now() - interval '1 hour'";
+                let connection = database.connection().await?;
+                connection.query(touch, &[&ids]).await.map(drop)
+            }
+            Database::Sqlite(database) => {
+                let touched = database.write(move |transaction| {
+                    let mut touch = transaction.prepare_cached(
+                        "UPDATE mcp_sessions SET used_at = unixepoch() WHERE id = ?1 AND used_at < unixepoch() - 3600",
+                    )?;
+                    for id in ids {
+                        touch.execute([id])?;
+                    }
+                    Ok::<_, DatabaseError>(())
+                });
+                touched.await
+            }
+        }
     }
 
     async fn write(&self, id: &str, state: String) -> Result<(), DatabaseError> {
@@ -190,14 +243,11 @@ impl SessionRecords {
     /// # Errors
     /// [`DatabaseError`] when the database does not answer.
     pub async fn tidy(&self, in_use: Vec<String>) -> Result<(), DatabaseError> {
+        self.touch(in_use).await?;
         let seconds = i64::try_from(FORGET_AFTER.as_secs()).unwrap_or(i64::MAX);
         match &self.database {
             Database::Postgres(database) => {
                 let connection = database.connection().await?;
-                // Once an hour is enough for a week, and spares writes.
-                let touch = "UPDATE mcp_sessions SET used_at = now() \
-                             WHERE id = ANY($1) AND used_at < now() - interval '1 hour'";
-                connection.query(touch, &[&in_use]).await?;
                 // A replica that does the same now is left alone, and no statement takes long.
                 let forget = "DELETE FROM mcp_sessions WHERE id IN (SELECT id FROM mcp_sessions \
                               WHERE used_at < now() - make_interval(secs => $1::bigint) \
@@ -206,12 +256,6 @@ impl SessionRecords {
             }
             Database::Sqlite(database) => {
                 let tidied = database.write(move |transaction| {
-                    let mut touch = transaction.prepare_cached(
-                        "UPDATE mcp_sessions SET used_at = unixepoch() WHERE id = ?1 AND used_at < unixepoch() - 3600",
-                    )?;
-                    for id in in_use {
-                        touch.execute([id])?;
-                    }
                     let forget = "DELETE FROM mcp_sessions WHERE used_at < unixepoch() - ?1";
                     transaction.prepare_cached(forget)?.execute([seconds])?;
                     Ok::<_, DatabaseError>(())
@@ -288,7 +332,7 @@ impl SessionRecords {
 #[async_trait]
 impl SessionStore for SessionRecords {
     async fn load(&self, session_id: &str) -> Result<Option<SessionState>, SessionStoreError> {
-        let state = self.read(session_id).await?;
+        let state = self.used(session_id).await?;
         Ok(state.as_deref().map(serde_json::from_str).transpose()?)
     }
 

@@ -6,6 +6,9 @@
 //! 3. Else, on a server without API keys, the caller is whom it says it is (`agent_id`). On a server with API keys
 //!    nobody gets in without a token.
 //!
+//! The type that a token names opens messages to agents of that type. Whoever has the server's API key is trusted to
+//! say its type; a [`Principal`] has only the types that its scopes name, as `agent-type:claude`.
+//!
 //! A token made for somebody who had proven nothing proves no more than a claim: it is worth nothing where claims are.
 
 use std::sync::Arc;
@@ -26,6 +29,9 @@ use crate::tools::{CallContext, ToolError};
 /// Identity of callers that name no agent. They are all the same agent: what one of them writes as private, each of
 /// them can read.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// How a scope begins that proves the type which follows.
+const TYPE_SCOPE: &str = "agent-type:";
 
 /// What a call says about its caller.
 #[derive(Default)]
@@ -59,11 +65,13 @@ impl Caller {
         })
     }
 
-    fn of_token(claims: &TokenClaims) -> Self {
+    fn of_token(claims: &TokenClaims, principal: Option<&Principal>) -> Self {
+        let scope = format!("{TYPE_SCOPE}{}", claims.agent_type);
+        let is_type_proven = principal.is_none_or(|principal| principal.scopes.contains(&scope));
         Self {
             agent: Agent {
                 id: claims.agent_id.clone(),
-                agent_type: Some(claims.agent_type.clone()),
+                agent_type: is_type_proven.then(|| claims.agent_type.clone()),
                 is_admin: claims.permissions.contains(&Permission::Admin),
             },
             permissions: claims.permissions.clone(),
@@ -182,7 +190,7 @@ impl Callers {
                 .await
                 .map_err(|error| unproven(error, context))?;
             return if claims.is_proven || self.claims_count(context) {
-                Ok(Caller::of_token(&claims))
+                Ok(Caller::of_token(&claims, principal(context)))
             } else {
                 Err(unproven(TokenError::Unknown, context))
             };

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use mcp_server::auth::issuer::Source;
+use mcp_server::auth::issuer::{self, Source};
 use mcp_server::auth::jwt::Rules;
 use mcp_server::auth::{Method, ScopeRules, Settings};
 use serde_json::{Value, json};
@@ -28,8 +28,8 @@ pub struct Issuer {
 }
 
 struct Provider {
-    url: String,
-    keys: Mutex<Vec<Jwk>>,
+    description: Mutex<Value>,
+    keys: Mutex<Value>,
     fetches: AtomicU32,
     health: Mutex<Health>,
 }
@@ -55,7 +55,7 @@ impl Issuer {
     pub fn start_at(listener: TcpListener, signers: &[&Signer]) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(Provider {
-            url: url.clone(),
+            description: Mutex::new(json!({"issuer": url, "jwks_uri": format!("{url}/keys")})),
             keys: Mutex::default(),
             fetches: AtomicU32::new(0),
             health: Mutex::new(Health::Well),
@@ -72,7 +72,23 @@ impl Issuer {
 
     /// Publishes the keys of `signers` instead of those before.
     pub fn publish(&self, signers: &[&Signer]) {
-        *self.state.keys.lock().unwrap() = signers.iter().map(|signer| signer.public()).collect();
+        let keys: Vec<Jwk> = signers.iter().map(|signer| signer.public()).collect();
+        self.publish_document(json!({"keys": keys}));
+    }
+
+    /// Publishes a document as it stands instead of the keys before.
+    pub fn publish_document(&self, document: Value) {
+        *self.state.keys.lock().unwrap() = document;
+    }
+
+    /// The discovery document.
+    pub fn description(&self) -> Value {
+        self.state.description.lock().unwrap().clone()
+    }
+
+    /// Publishes another discovery document.
+    pub fn describe(&self, document: Value) {
+        *self.state.description.lock().unwrap() = document;
     }
 
     /// Changes how the provider answers.
@@ -83,6 +99,11 @@ impl Issuer {
     /// How often the keys were asked for.
     pub fn fetches(&self) -> u32 {
         self.state.fetches.load(Ordering::SeqCst)
+    }
+
+    /// The part of a server that asks this provider.
+    pub fn asker(&self) -> issuer::Issuer {
+        issuer::Issuer::new(source(&self.url)).unwrap()
     }
 
     /// Settings of a server that takes tokens of this provider.
@@ -96,16 +117,20 @@ impl Issuer {
     }
 }
 
+fn source(url: &str) -> Source {
+    Source {
+        issuer: url.to_owned(),
+        jwks_url: None,
+        extra_roots: Vec::new(),
+        allow_http: false,
+    }
+}
+
 /// Settings of a server that takes tokens of the provider at `url`.
 pub fn settings_for(url: &str, rules: ScopeRules) -> Settings {
     Settings {
         method: Method::Jwt {
-            source: Source {
-                issuer: url.to_owned(),
-                jwks_url: None,
-                extra_roots: Vec::new(),
-                allow_http: false,
-            },
+            source: source(url),
             rules: Rules {
                 issuer: url.to_owned(),
                 audience: vec![AUDIENCE.to_owned()],
@@ -130,15 +155,14 @@ pub fn in_seconds(seconds: i64) -> i64 {
 }
 
 async fn discovery(State(provider): State<Arc<Provider>>) -> Response {
-    let url = &provider.url;
-    let document = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
+    let document = provider.description.lock().unwrap().clone();
     answer(&provider, document).await
 }
 
 async fn keys(State(provider): State<Arc<Provider>>) -> Response {
     provider.fetches.fetch_add(1, Ordering::SeqCst);
-    let keys = provider.keys.lock().unwrap().clone();
-    answer(&provider, json!({"keys": keys})).await
+    let document = provider.keys.lock().unwrap().clone();
+    answer(&provider, document).await
 }
 
 async fn answer(provider: &Provider, document: Value) -> Response {
