@@ -11,8 +11,9 @@ use tokio::sync::Barrier;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, last_event};
 use crate::support::process::Process;
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 const MIB: usize = 1024 * 1024;
@@ -217,4 +218,45 @@ async fn answer(stream: &mut TcpStream) {
         text.push_str(&String::from_utf8_lossy(&part[..length]));
     }
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("hello"), "{text}");
+}
+
+/// An event stream begins before its request is worked on: memory that is not counted until then is free for the
+/// taking.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_count_until_their_work_is_done() {
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    let bodies = async || server.scrape().await.value("mcp_request_body_bytes", &[]);
+    let session = server.client.legacy_session().await;
+    let meta = json!({"padding": "x".repeat(3_000_000)});
+    let giant = json!({"name": "simulate_work", "arguments": {"io_ms": 1500}, "_meta": meta});
+    let response = session.request("tools/call", &giant).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert!(bodies().await > 3e6, "{}", bodies().await);
+    response.text().await.unwrap();
+    until("the body is given back", async || (bodies().await < 1.0).then_some(())).await;
+}
+
+/// What somebody follows is kept for as long as they do, without a slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_followed_is_short() {
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    let session = server.client.legacy_session().await;
+    let long = format!("server://info/{}", "x".repeat(2000));
+    for (name, uri, is_followed) in [
+        ("a name", "server://info/x", true),
+        ("a long one", &long, false),
+        ("one that Postgres cannot keep", "server://info/\0", false),
+    ] {
+        let request = session.request("resources/subscribe", &json!({"uri": uri}));
+        let answer = last_event(&request.send().await.unwrap().text().await.unwrap());
+        assert_eq!(answer["error"].is_null(), is_followed, "{name}: {answer}");
+    }
+    let many = json!({"notifications": {"resourceSubscriptions": vec!["server://info/x"; 100_000]}});
+    let refused = server.client.modern("subscriptions/listen", many).send().await.unwrap();
+    assert_eq!(refused.status(), 413);
+    let answer: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(answer["error"]["data"]["reason"], "body_too_long", "{answer}");
 }
