@@ -1,7 +1,7 @@
 //! Seen from outside: every request has an id, which is in the answer and in every line of the log about it; slow ones
 //! are told; and each is a span of its caller's trace.
 //!
-//! [`follow`] wraps the whole HTTP side. What is learnt of a request on its way is in [`Followed`], in the HTTP
+//! [`FollowLayer`] wraps the whole HTTP side. What is learnt of a request on its way is in [`Followed`], in the HTTP
 //! request's extensions; its end is told to an [`Observed`], which counts, logs and traces it.
 
 mod followed;
