@@ -3,6 +3,11 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
+use super::headers::only;
+
+/// What MCP's own clients send: it need not be read each time.
+const USUAL: &str = "application/json, text/event-stream";
+
 /// The form of the answer to a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -14,6 +19,9 @@ pub(super) enum Form {
 
 /// The form that the client likes better. MCP obliges clients to accept both; `None` for one that does not say so.
 pub(super) fn form(headers: &HeaderMap) -> Option<Form> {
+    if only(headers, ACCEPT) == Some(USUAL) {
+        return Some(Form::Json);
+    }
     let (mut json, mut events) = (0.0, 0.0);
     for (name, weight) in accepted(headers) {
         if name.eq_ignore_ascii_case("application/json") {

@@ -20,7 +20,8 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// An id that no other request has.
 pub(super) fn make() -> HeaderValue {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    HeaderValue::from_str(&format!("{}-{number:x}", *PROCESS)).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    let id = [PROCESS.as_str(), "-", &hex::encode(number.to_be_bytes())].concat();
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
 /// The caller's own id, if it can be repeated in logs and headers without harm: 1 to 128 letters, digits and `-_.:/+=`.
