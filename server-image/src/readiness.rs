@@ -1,11 +1,14 @@
 //! Whether this replica should get traffic: its schema is in place, the database answers, it can verify callers, and it
 //! is not draining.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use futures::FutureExt;
+use futures::future::join;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::Auth;
 use crate::database::{Database, DatabaseError, Migration};
@@ -19,6 +22,11 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// First and longest pause between two attempts to reach the database at the start.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
+/// Longest pause between two attempts to build an index: each may be work for hours.
+const INDEX_RETRY_LONGEST: Duration = Duration::from_mins(1);
+/// So long indexes are waited for before there is traffic: as a rule they are there, or built at once. What takes longer
+/// slows calls down, but takes no replica out of service.
+const INDEXES: Duration = Duration::from_secs(2);
 
 /// The state behind `/readyz`. Cheap to clone.
 #[derive(Clone)]
@@ -88,10 +96,22 @@ impl Readiness {
     }
 }
 
-/// Prepares the schema, however long the database takes to come up, then watches that it keeps answering.
-/// Runs until it is aborted.
+/// Prepares the schema, however long the database takes to come up, then watches that it keeps answering while it builds
+/// what indexes are missing. Runs until it is aborted.
 pub async fn watch_database(database: Database, migrations: Vec<Migration>, readiness: Readiness) {
-    migrate_until_done(&database, &migrations).await;
+    until_done(RETRY_LONGEST, || database.migrate_tables(&migrations)).await;
+    let mut indexes = pin!(until_done(INDEX_RETRY_LONGEST, || database.build_indexes(&migrations)).fuse());
+    // Who builds with the only connection could serve nobody meanwhile.
+    let is_only = database.pool().is_some_and(|pool| pool.max == 1);
+    let longest = if is_only { Duration::MAX } else { INDEXES };
+    if timeout(longest, &mut indexes).await.is_err() {
+        tracing::info!("ready before all indexes are built");
+    }
+    join(indexes, watch(&database, &readiness)).await;
+}
+
+/// Checks again and again that the database answers; does not end.
+async fn watch(database: &Database, readiness: &Readiness) {
     let mut silent_for = Duration::ZERO;
     loop {
         match database.check().await {
@@ -112,15 +132,15 @@ pub async fn watch_database(database: Database, migrations: Vec<Migration>, read
     }
 }
 
-async fn migrate_until_done(database: &Database, migrations: &[Migration]) {
+/// Repeats `attempt` until it succeeds, with pauses that grow up to `longest`.
+async fn until_done<F>(longest: Duration, attempt: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), DatabaseError>>,
+{
     let mut pause = RETRY_FIRST;
-    while let Err(error) = database.migrate(migrations).await {
-        log_attempt(&error, pause);
+    while let Err(error) = attempt().await {
+        tracing::warn!(%error, retry_in = ?pause, "the schema is not up to date yet");
         sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        pause = (pause * 2).min(longest);
     }
-}
-
-fn log_attempt(error: &DatabaseError, pause: Duration) {
-    tracing::warn!(%error, retry_in = ?pause, "the database is not ready yet");
 }

@@ -1,25 +1,26 @@
 //! The same server for one client that starts it as a program of its own, such as a desktop application: messages come
 //! in on standard input and go out on standard output, one in a line; logs go to standard error.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fs, io};
 
 use prometheus_client::registry::Registry;
-use rmcp::ServiceExt;
-use rmcp::service::ServerInitializeError;
+use rmcp::model::{ClientJsonRpcMessage, ClientRequest};
+use rmcp::service::{RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage};
 use rmcp::transport::io::stdio_pipes;
+use rmcp::transport::{IntoTransport, Transport};
+use rmcp::{RoleServer, ServiceExt};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::cache::Cache;
-use crate::changes::{Changes, Relay};
-use crate::database::{Database, DatabaseError, PoolSettings};
+use crate::database::{DatabaseError, DatabaseTarget};
 use crate::drain::Drain;
 use crate::mcp::McpHandler;
 use crate::mcp::sessions::SessionRecords;
-use crate::memory;
 use crate::metrics::{container, process};
 use crate::migrate;
 use crate::report::Performance;
-use crate::server::{Settings, StartError, catalog};
+use crate::server::{DataParts, Settings, StartError, catalog};
 use crate::telemetry::Observer;
 
 /// A client that could not be served.
@@ -28,6 +29,14 @@ pub enum StdioError {
     /// The settings cannot work.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// There is no place for the data.
+    #[error("cannot create the folder {folder} for the data: {cause}; --database-url sqlite:PATH names another place")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// The database does not answer.
     #[error("the database cannot be used: {0}")]
     Database(#[from] DatabaseError),
@@ -47,36 +56,32 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
     let mut registry = Registry::default();
     process::register(&mut registry);
     container::register(&mut registry);
-    let memory = memory::Guard::default();
-    memory.register(&mut registry);
-    let pool = PoolSettings {
-        max: settings.tuning.pool_max,
-        pooler: settings.data.pooler,
-    };
-    let database = Database::open_pooled(&settings.data.database, pool, &mut registry)?;
-    database.migrate(&migrate::steps()).await?;
-    let mut beside = JoinSet::new();
-    let changes = match &database {
-        Database::Postgres(database) => {
-            let changes = Changes::shared();
-            beside.spawn(Relay::new(changes.clone(), database.clone()).run());
-            changes
-        }
-        Database::Sqlite(_) => Changes::alone(),
-    };
-    let redis_url = settings.data.redis_url.as_deref();
-    let cache = Cache::open(settings.cache, database.clone(), redis_url, &mut registry).map_err(StartError::from)?;
+    if let DatabaseTarget::Sqlite(file) = &settings.data.database
+        && let Some(folder) = file.parent()
+    {
+        fs::create_dir_all(folder).map_err(|cause| StdioError::Folder {
+            folder: folder.to_owned(),
+            cause,
+        })?;
+    }
+    let data = DataParts::open(settings, &mut registry)?;
+    data.database.migrate(&migrate::steps()).await?;
     let performance = Performance::default();
-    let (catalog, chores) = catalog(settings, &database, &cache, &changes, &performance)?;
+    let (catalog, chores) = catalog(settings, &data.database, &data.cache, &data.changes, &performance)?;
     let observer = Observer::new(&mut registry, catalog.tools.names(), settings.telemetry.slow_call, None);
     performance.attach(Arc::new(registry));
+    let records = SessionRecords::new(data.database.clone());
+    let handler = McpHandler::new(catalog.into(), data.changes.clone(), records, Drain::default());
+    let handler = handler.with_observer(observer);
+    let mut beside = JoinSet::new();
+    data.start(&mut beside);
     beside.spawn(performance.watch());
     beside.spawn(chores.run());
-    beside.spawn(cache.clone().upkeep());
-    beside.spawn(memory.watch(cache));
-    let handler = McpHandler::new(catalog.into(), changes, SessionRecords::new(database), Drain::default());
-    let handler = handler.with_observer(observer);
-    match handler.serve(stdio_pipes()).await {
+    let client = FromFirstRequest {
+        transport: IntoTransport::<RoleServer, _, _>::into_transport(stdio_pipes()),
+        has_begun: false,
+    };
+    match handler.serve(client).await {
         Ok(service) => {
             service.waiting().await?;
             Ok(())
@@ -84,5 +89,41 @@ pub async fn serve(settings: &Settings) -> Result<(), StdioError> {
         // A client that goes away before it said anything has not failed.
         Err(ServerInitializeError::ConnectionClosed(_)) => Ok(()),
         Err(error) => Err(Box::new(error).into()),
+    }
+}
+
+/// A transport that passes over what comes before the first request but the look around (`server/discover`): rmcp ends at
+/// it, and a client that takes back its first question has done nothing wrong.
+struct FromFirstRequest<T> {
+    transport: T,
+    has_begun: bool,
+}
+
+impl<T: Transport<RoleServer>> Transport<RoleServer> for FromFirstRequest<T> {
+    type Error = T::Error;
+
+    fn send(
+        &mut self,
+        message: TxJsonRpcMessage<RoleServer>,
+    ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
+        self.transport.send(message)
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
+        loop {
+            let message = self.transport.receive().await?;
+            match &message {
+                ClientJsonRpcMessage::Request(request) => {
+                    self.has_begun |= !matches!(request.request, ClientRequest::DiscoverRequest(_));
+                    return Some(message);
+                }
+                _ if self.has_begun => return Some(message),
+                _ => tracing::debug!("a message before the first request is passed over"),
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), T::Error> {
+        self.transport.close().await
     }
 }

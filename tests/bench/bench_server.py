@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import cluster
 import context
 import echo
 import memory
@@ -33,6 +34,8 @@ PARTS = {
     "connections": (memory.connection_rounds, memory.report_connections),
     "sessions": (memory.session_rounds, memory.report_sessions),
     "soak": (soak.rounds, soak.report),
+    "image": (cluster.image_rounds, cluster.report_image),
+    "replicas": (cluster.replica_rounds, cluster.report_replicas),
 }
 ROUNDS_THAT_COUNT = 3
 

@@ -1,26 +1,26 @@
-"""The operations of shared context, asked by clients of revision 2025-06-18, the same for every server."""
+"""The operations of shared context, asked by clients of 2025-06-18, the same for every server."""
 
 import http.client
 import json
-import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 import servers
+from client import Client, connected
 from figures import at_least, below, medians, say
 from measure import usage
 from postgres import postgres
 from servers import API_KEY
 
-REVISION = "2025-06-18"
 # Agents may have 50 sessions in use at once.
 SESSIONS_OF_AN_AGENT = 40
 MESSAGES_OF_A_SESSION = 5_000
 KEYS_OF_AN_AGENT = 500
-# The kernel of a shared machine takes a core for tens of milliseconds now and then; a round lasts long enough that such a
-# moment is few of its calls.
+# The kernel of a shared machine takes a core for tens of milliseconds now and then; a round lasts long enough that such
+# a moment is few of its calls.
 ROUND_SECONDS = 2
 AGENTS = 20
 PUBLISHED = "shared-context 1.1.10"
@@ -98,84 +98,29 @@ def report(results: list) -> list:
     return goals
 
 
-class Client:
-    """One client with one connection, in one thread."""
-
-    def __init__(self, port: int):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self.headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": REVISION,
-            "X-API-Key": API_KEY,
-        }
-        self.ids = count(1)
-        hello = {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-        self.post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
-        self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        self.token = None
-
-    def post(self, message: dict) -> str:
-        self.connection.request("POST", "/mcp", json.dumps(message), self.headers)
-        response = self.connection.getresponse()
-        session = response.getheader("Mcp-Session-Id")
-        if session:
-            self.headers["Mcp-Session-Id"] = session
-        text = response.read().decode()
-        if response.status not in (200, 202):
-            raise RuntimeError(f"{message.get('method')}: HTTP {response.status}: {text[:300]}")
-        return text
-
-    def call(self, tool: str, **arguments) -> dict:
-        """Calls a tool and returns its result; anything but success is an error."""
-        if self.token and tool != "authenticate_agent":
-            arguments["auth_token"] = self.token
-        params = {"name": tool, "arguments": arguments}
-        text = self.post({"jsonrpc": "2.0", "id": next(self.ids), "method": "tools/call", "params": params})
-        if not text.startswith("{"):
-            text = [line for line in text.splitlines() if line.startswith("data: {")][-1].removeprefix("data: ")
-        answer = json.loads(text)
-        result = answer.get("result") or {}
-        value = result.get("structuredContent") or json.loads(result["content"][0]["text"]) if result else {}
-        if "error" in answer or result.get("isError") or value.get("success") is False or value.get("error"):
-            raise RuntimeError(f"{tool}: {text[:500]}")
-        return value
-
-    def become(self, agent: str) -> None:
-        """Gets a token for an agent."""
-        self.token = self.call("authenticate_agent", agent_id=agent, agent_type="claude")["token"]
-
-
 def sentence(number: int) -> str:
     """A message of about 100 characters, another for each number."""
     words = [WORDS[(number * 7 + place * (number % 5 + 3)) % len(WORDS)] for place in range(13)]
     return f"{' '.join(words)} {number}"
 
 
-def connected(port: int) -> Client:
-    """A client as soon as the server takes it: its database may take longer than its port."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            client = Client(port)
-            client.become("bench")
-            return client
-        except (RuntimeError, OSError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+def has_message_id(answer: dict) -> bool:
+    """Whether a message has been stored."""
+    return answer.get("message_id") is not None
 
 
 class Workload:
-    """The operations on one server, with what they need prepared: a session of many messages."""
+    """The operations on one server, with what they need prepared: a session of many messages.
+
+    What prepares an operation returns the call that is timed, and what says of its answer whether it is right.
+    """
 
     def __init__(self, server, name: str, messages: int):
         self.server, self.name = server, name
-        self.client = connected(server.port)
-        self.client.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.session, self.messages = self.new_session(), messages
-        for number in range(messages):
-            self.client.call("add_message", session_id=self.session, content=sentence(number))
+        self.client = connected(server.port, API_KEY)
+        self.session, self.messages = self.new_session(), [sentence(number) for number in range(messages)]
+        for message in self.messages:
+            self.client.call("add_message", session_id=self.session, content=message)
         self.busy = self.new_session()
         self.turn = count(1)
         self.created = self.added = 0
@@ -187,36 +132,44 @@ class Workload:
         self.created += 1
         if self.created % SESSIONS_OF_AN_AGENT == 0:
             self.client.become(f"bench-{self.created}")
-        return lambda: self.new_session()
+        return partial(self.client.call, "create_session", purpose="bench"), lambda answer: answer.get("session_id")
 
     def add_message(self, number: int):
         self.added += 1
         if self.added % MESSAGES_OF_A_SESSION == 0:
             self.busy = self.new_session()
-        return lambda: self.client.call("add_message", session_id=self.busy, content=sentence(number))
+        call = partial(self.client.call, "add_message", session_id=self.busy, content=sentence(number))
+        return call, has_message_id
 
     def get_messages(self, number: int):
         # The offset differs, so that no cache can answer.
-        offset = number % max(self.messages - 50, 1)
-        return lambda: self.client.call("get_messages", session_id=self.session, limit=50, offset=offset)
+        offset = number % max(len(self.messages) - 50, 1)
+        wanted = self.messages[offset : offset + 50]
+        call = partial(self.client.call, "get_messages", session_id=self.session, limit=50, offset=offset)
+        return call, lambda answer: [message.get("content") for message in answer.get("messages", [])] == wanted
 
     def search_context(self, number: int):
-        query = f"{sentence(number)[:20]} {number}"
-        return lambda: self.client.call("search_context", session_id=self.session, query=query)
+        # The start of a message, and a number, so that each query is another.
+        words = self.messages[number % len(self.messages)][:20]
+        call = partial(self.client.call, "search_context", session_id=self.session, query=f"{words} {number}")
+        # What fits best may end with that number instead, but has the first word in any case.
+        return call, lambda answer: words.split()[0] in json.dumps(answer.get("results"))
 
     def set_memory(self, number: int):
-        value = {"number": number, "text": sentence(number)}
-        return lambda: self.client.call("set_memory", key=f"key-{number % KEYS_OF_AN_AGENT}", value=value)
+        key, value = f"key-{number % KEYS_OF_AN_AGENT}", {"number": number, "text": sentence(number)}
+        return partial(self.client.call, "set_memory", key=key, value=value), lambda answer: answer.get("key") == key
 
     def get_memory(self, number: int):
-        self.client.call("set_memory", key=f"read-{number % 5}", value={"number": number})
-        return lambda: self.client.call("get_memory", key=f"read-{number % 5}")
+        key, value = f"read-{number % 5}", {"number": number}
+        self.client.call("set_memory", key=key, value=value)
+        return partial(self.client.call, "get_memory", key=key), lambda answer: answer.get("value") == value
 
     def check_token(self, number: int):
-        return lambda: self.client.call("get_usage_guidance", guidance_type="operations")
+        call = partial(self.client.call, "get_usage_guidance", guidance_type="operations")
+        return call, lambda answer: answer.get("guidance")
 
     def operations(self) -> dict:
-        """For each operation, what prepares it and returns the part that is timed."""
+        """For each operation, what prepares it."""
         prepared = (
             self.create_session, self.add_message, self.get_messages, self.search_context,
             self.set_memory, self.get_memory, self.check_token,
@@ -231,10 +184,13 @@ class Workload:
         milliseconds, begun = [], time.monotonic()
         # What prepares a call is not to be counted, so the processor's time is not taken here.
         while len(milliseconds) < repetitions or time.monotonic() < begun + ROUND_SECONDS:
-            timed = prepare(next(self.turn))
+            call, is_right = prepare(next(self.turn))
             started = time.perf_counter()
-            timed()
+            answer = call()
             milliseconds.append((time.perf_counter() - started) * 1000)
+            # After the clock is read: who answers without content must not win.
+            if not is_right(answer):
+                raise RuntimeError(f"{self.name} answers {operation} with {str(answer)[:500]}")
         milliseconds.sort()
         many = len(milliseconds)
         return {
@@ -255,15 +211,17 @@ class Workload:
         def agent(number: int) -> None:
             operations, failed = 0, 0
             try:
-                client = Client(self.server.port)
+                client = Client(self.server.port, API_KEY)
                 client.become(f"agent-{number}")
                 session = client.call("create_session", purpose="bench")["session_id"]
             finally:
                 together.wait()
             while time.monotonic() < end[0]:
                 try:
-                    client.call("add_message", session_id=session, content=sentence(operations))
-                    client.call("get_messages", session_id=session, limit=10)
+                    added = client.call("add_message", session_id=session, content=sentence(operations))
+                    read = client.call("get_messages", session_id=session, limit=10)
+                    if not has_message_id(added) or not read.get("messages"):
+                        raise RuntimeError("an answer is without content")
                     operations += 2
                 except (RuntimeError, OSError, http.client.HTTPException):
                     failed += 1

@@ -1,13 +1,13 @@
 """What clients that do nothing cost in memory: open connections of 2026-07-28, sessions of 2025-11-25."""
 
 import http.client
-import json
 import resource
 import socket
 import time
 from contextlib import ExitStack
 
 import servers
+from client import open_session
 from figures import below, medians, say
 from measure import usage
 
@@ -49,7 +49,7 @@ def session_rounds(options):
             memory = {"before_bytes": settled(server)}
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
             for _ in range(options.idle_sessions):
-                open_session(connection)
+                open_session(connection, servers.LEGACY)
             held = active_sessions(server)
             memory["opened_bytes"] = usage(server.pid).rss_bytes
             deadline = time.monotonic() + 4 * SESSION_IDLE_SECONDS
@@ -110,23 +110,6 @@ def exchange(connection: socket.socket, request) -> None:
     text = answer.read()
     if answer.status != 200 or answer.will_close or b'"text":"hello"' not in text:
         raise RuntimeError(f"a call is answered with {answer.status} {text[:200]}")
-
-
-def open_session(connection: http.client.HTTPConnection) -> None:
-    """The handshake of a client of 2025-11-25."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    headers["MCP-Protocol-Version"] = servers.LEGACY
-    hello = {"protocolVersion": servers.LEGACY, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-    for message, expected in (
-        ({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}, 200),
-        ({"jsonrpc": "2.0", "method": "notifications/initialized"}, 202),
-    ):
-        connection.request("POST", "/mcp", json.dumps(message), headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != expected:
-            raise RuntimeError(f"{message['method']}: HTTP {answer.status}: {text[:200]}")
-        headers["Mcp-Session-Id"] = answer.getheader("Mcp-Session-Id") or headers["Mcp-Session-Id"]
 
 
 def active_sessions(server) -> float:

@@ -1,5 +1,6 @@
 """The servers that are compared: how each is built, started and asked."""
 
+import http.client
 import json
 import os
 import shutil
@@ -12,14 +13,14 @@ import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from client import open_session
 from measure import SERVER_CORE, Request
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcpscale"
 API_KEY = "a key for the bench of more than 32 characters"
 READY_SECONDS = 60
 
@@ -33,26 +34,20 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def prepared(script: str, what: str) -> str:
+    """What a script of tests/clients prints: where it has installed what a list in this folder names."""
+    command = [HERE.parent / "clients" / script, f"../bench/{what}"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def python_with(requirements: str) -> str:
     """A Python interpreter with the packages of a list in this folder."""
-    venv = [HERE.parent / "clients/venv.sh", f"../bench/{requirements}"]
-    return subprocess.run(venv, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return prepared("venv.sh", requirements)
 
 
 def typescript_server() -> Path:
-    """The TypeScript server with its packages, installed once per list of packages."""
-    source = HERE / "typescript"
-    key = sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
-    folder = CACHE / "node" / key
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(source / name, folder)
-        subprocess.run(["npm", "ci", "--silent", "--no-fund", "--no-audit"], cwd=folder, check=True)
-        (folder / "complete").touch()
-    shutil.copy(source / "server.mjs", folder)
-    return folder / "server.mjs"
+    """The TypeScript server, beside its packages: Node looks for them there."""
+    return Path(shutil.copy(HERE / "typescript/server.mjs", prepared("node.sh", "typescript")))
 
 
 class Server:
@@ -211,17 +206,6 @@ def post(request: Request) -> tuple:
         return response.status, response.headers, response.read().decode()
 
 
-def session(server: Server) -> str:
-    """Opens a session as clients up to 2025-11-25 do; gives its id."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-    message = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
-    _, found, _ = post(Request(server.url, headers, json.dumps(message)))
-    headers["Mcp-Session-Id"] = found["Mcp-Session-Id"]
-    post(Request(server.url, headers, json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})))
-    return found["Mcp-Session-Id"]
-
-
 def echo(server: Server, answers: str, in_session: bool = False) -> Request:
     """A call of echo, checked once: the right answer, in the right form.
 
@@ -244,7 +228,8 @@ def echo(server: Server, answers: str, in_session: bool = False) -> Request:
     else:
         headers["MCP-Protocol-Version"] = LEGACY
     if in_session:
-        headers["Mcp-Session-Id"] = session(server)
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as connection:
+            headers["Mcp-Session-Id"] = open_session(connection, LEGACY)["Mcp-Session-Id"]
     call = {"jsonrpc": "2.0", "method": "tools/call", "params": params}
     request = Request(server.url, headers, json.dumps(call | {"id": 1}))
     status, found, text = post(request)

@@ -44,6 +44,8 @@ const LEASE_SECONDS: u64 = 15;
 const LEASE_GRACE_SECONDS: u64 = 5;
 /// Longest time that running reconciles get when the operator is asked to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+/// Pause before the API server is asked again about the definition of `McpServers`.
+const DEFINITION_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs the operator until SIGTERM or SIGINT, or until it loses the Lease.
 ///
@@ -198,10 +200,11 @@ async fn wait_for_definition(client: &Client) -> Result<(), String> {
             ));
         }
     }
-    await_condition(definitions, CRD, conditions::is_crd_established())
-        .await
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    while let Err(error) = await_condition(definitions.clone(), CRD, conditions::is_crd_established()).await {
+        tracing::warn!(%error, "cannot watch the CustomResourceDefinition {CRD}; trying again");
+        tokio::time::sleep(DEFINITION_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Takes part in the election until asked to release the Lease. Losing the Lease ends the process: another leads, and only a new

@@ -121,7 +121,8 @@ fn upstreams(server: &ValidatedServer) -> String {
     )
 }
 
-/// What clients talk to.
+/// What clients talk to: MCP, what clients must read before they log in (RFC 9728), and the REST shim of servers that have
+/// one.
 fn client_server(server: &ValidatedServer) -> String {
     let path = &server.server.path;
     let refusal = refusal(server.server.protocol_mode);
@@ -129,23 +130,32 @@ fn client_server(server: &ValidatedServer) -> String {
         r#"    server {{
         listen {PORT} default_server;
 
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $host;
+        proxy_set_header X-Request-Id $request_id;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_request_buffering on;
+        proxy_buffering off;
+        proxy_socket_keepalive on;
+        proxy_connect_timeout 2s;
+        proxy_send_timeout 60s;
+        proxy_read_timeout 3600s;
+        proxy_next_upstream error timeout;
+        proxy_next_upstream_tries 2;
+        proxy_next_upstream_timeout 5s;
+
         location = {path} {{{refusal}
             proxy_pass http://$mcp_pool;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $host;
-            proxy_set_header X-Request-Id $request_id;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_request_buffering on;
-            proxy_buffering off;
-            proxy_socket_keepalive on;
-            proxy_connect_timeout 2s;
-            proxy_send_timeout 60s;
-            proxy_read_timeout 3600s;
-            proxy_next_upstream error timeout;
-            proxy_next_upstream_tries 2;
-            proxy_next_upstream_timeout 5s;
+        }}
+
+        location {tools} {{
+            proxy_pass http://modern;
+        }}
+
+        location /.well-known/oauth-protected-resource {{
+            proxy_pass http://modern;
         }}
 
         location / {{
@@ -153,7 +163,8 @@ fn client_server(server: &ValidatedServer) -> String {
         }}
     }}
 
-"#
+"#,
+        tools = format_args!("{}/tool/", path.trim_end_matches('/')),
     )
 }
 

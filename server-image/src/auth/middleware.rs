@@ -81,13 +81,16 @@ impl Auth {
         })))
     }
 
-    /// Puts authentication in front of `router`, and the metadata, which is for everybody, beside it.
+    /// Puts authentication in front of `router`.
     pub fn protect(self: &Arc<Self>, router: Router) -> Router {
-        let protected = router.layer(from_fn_with_state(Arc::clone(self), authenticate));
-        match &self.metadata {
-            Some(metadata) => protected.merge(Arc::clone(metadata).router()),
-            None => protected,
-        }
+        router.layer(from_fn_with_state(Arc::clone(self), authenticate))
+    }
+
+    /// The metadata, which is for everybody.
+    #[must_use]
+    pub fn metadata_router(&self) -> Router {
+        let metadata = self.metadata.as_ref();
+        metadata.map_or_else(Router::new, |metadata| Arc::clone(metadata).router())
     }
 
     /// Keeps keys fresh. Runs until it is dropped.

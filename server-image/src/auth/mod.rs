@@ -25,6 +25,12 @@ pub mod settings;
 pub mod verdicts;
 
 use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Extensions;
+use tokio::time::sleep;
 
 pub use middleware::Auth;
 pub use refusal::Refusal;
@@ -33,6 +39,22 @@ pub use settings::{InvalidAuth, Method, Settings};
 
 /// Longest name of a caller, in bytes. Names are keys of tables and of rate limits.
 pub const SUBJECT_MAX: usize = 256;
+
+/// How long a stream may last whose caller was authenticated. Then its client asks again, with a credential that is still
+/// good.
+const STREAM_MAX: Duration = Duration::from_mins(15);
+
+/// Resolves when a stream must end whose request has these extensions: never if nobody was authenticated.
+pub fn until_asked_again(request: &Extensions) -> impl Future<Output = ()> + Send + use<> {
+    let is_authenticated = request.get::<Arc<Principal>>().is_some();
+    async move {
+        if is_authenticated {
+            sleep(STREAM_MAX).await;
+        } else {
+            pending().await
+        }
+    }
+}
 
 /// A caller whose credential was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]

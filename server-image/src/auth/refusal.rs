@@ -1,7 +1,7 @@
 //! Answers to requests that may not pass.
 
-use axum::Json;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -109,6 +109,10 @@ impl Refusal {
     }
 }
 
+/// What a refusal says, in the extensions of its answer: for whoever words it for clients of another kind.
+#[derive(Debug, Clone)]
+pub struct Refused(pub String);
+
 /// An answer that refuses a JSON-RPC request.
 #[must_use]
 pub fn refused(status: StatusCode, reason: &str, message: &str, id: &Value) -> Response {
@@ -120,7 +124,8 @@ pub fn refused(status: StatusCode, reason: &str, message: &str, id: &Value) -> R
 pub fn refused_with(code: i32, status: StatusCode, reason: &str, message: &str, id: &Value) -> Response {
     let error = json!({"code": code, "message": message, "data": {"reason": reason}});
     let body = Json(json!({"jsonrpc": "2.0", "id": id, "error": error}));
-    (status, [(CACHE_CONTROL, "no-store")], body).into_response()
+    let said = Extension(Refused(message.to_owned()));
+    (status, [(CACHE_CONTROL, "no-store")], said, body).into_response()
 }
 
 /// The same, with the number of seconds after which the request may pass.

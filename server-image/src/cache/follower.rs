@@ -25,6 +25,8 @@ const STRIPES: u64 = 16_384;
 pub(crate) const PREFIX_TAG: &str = "prefix:";
 /// Most prefixes that are remembered one by one; beyond, everything counts as changed.
 const PREFIXES_MAX: usize = 64;
+/// How long no look is made after one that taught nothing that lasts.
+const FRUITLESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of the tags that share a hash.
 #[derive(Debug, Default)]
@@ -77,8 +79,18 @@ struct Looks {
     known: Option<Known>,
     /// Beginning of the last look that failed.
     failed: Option<Instant>,
+    /// Until then no look is made. A transaction that goes on holds the place back, and more has changed since that
+    /// place than one look reads: each would read as much, and find that whatever was kept since the last one cannot be
+    /// judged.
+    fruitless_until: Option<Instant>,
     /// Changes that the next look will show again.
     seen: HashSet<Change>,
+}
+
+impl Looks {
+    fn is_fruitless(&self, at: Instant) -> bool {
+        self.fruitless_until.is_some_and(|until| at < until)
+    }
 }
 
 /// Changes that name no tag.
@@ -183,16 +195,21 @@ impl Follower {
         self.look().await
     }
 
-    /// What is known without another look. Somebody else's failure is shared only by who waited for it.
+    /// What is known without another look; [`Unknown`] if none would help. Somebody else's failure is shared only by
+    /// who waited for it.
     fn known_since(&self, moment: Instant, asked: Instant) -> Option<Result<Known, Unknown>> {
         let looks = lock(&self.looks);
         if let Some(known) = looks.known.as_ref().filter(|known| known.began >= moment) {
             return Some(Ok(known.clone()));
         }
-        looks.failed.filter(|failed| *failed >= asked).map(|_| Err(Unknown))
+        let fails = looks.failed.is_some_and(|failed| failed >= asked) || looks.is_fruitless(asked);
+        fails.then_some(Err(Unknown))
     }
 
     fn look_ahead(self: &Arc<Self>) {
+        if lock(&self.looks).is_fruitless(Instant::now()) {
+            return;
+        }
         let this = Arc::clone(self);
         if this.looking.try_lock().is_ok() {
             tokio::spawn(async move {
@@ -229,6 +246,9 @@ impl Follower {
             (Some(before), _) if !everything => before.horizon,
             _ => look.forgotten,
         };
+        let is_held_back = before.as_ref().is_some_and(|before| before.position == look.position);
+        let is_fruitless = is_held_back && look.complete_from.is_some();
+        looks.fruitless_until = is_fruitless.then(|| began + FRUITLESS_PAUSE);
         if everything {
             self.everything_changed();
         }
@@ -461,6 +481,41 @@ mod tests {
         known.horizon = known.position + 1;
         let now = reads(&known);
         assert!(last.0.position < now.0.good_from && last.1.position < now.1.good_from);
+    }
+
+    /// A backup or a long report anywhere in the database holds the place back for hours. On a busy server each look
+    /// would read twenty thousand changes then, many times a second, and forget all that is kept.
+    #[tokio::test]
+    async fn looks_that_teach_nothing_are_rare() {
+        let folder = tempfile::tempdir().unwrap();
+        let follower = follower(&folder);
+        let began = Instant::now();
+        let (soon, later) = (began + FRUITLESS_PAUSE / 2, began + FRUITLESS_PAUSE);
+        for (name, position, is_too_much, is_fruitless) in [
+            ("at the start", 10, true, false),
+            ("the place is held back", 10, true, true),
+            ("and still is", 10, true, true),
+            ("it has moved", 20, true, false),
+            ("held back, but few changes", 20, false, false),
+        ] {
+            let look = Look {
+                origin: "origin".to_owned(),
+                position,
+                forgotten: 0,
+                clock: Timestamp::UNIX_EPOCH,
+                changes: Vec::new(),
+                complete_from: is_too_much.then_some(500),
+            };
+            follower.learn(look, began);
+            let shown = follower.known_since(began, began);
+            assert!(matches!(shown, Some(Ok(_))), "{name}: what it shows is of use");
+            let next = follower.known_since(soon, soon);
+            assert_eq!(matches!(next, Some(Err(Unknown))), is_fruitless, "{name}");
+            assert!(
+                follower.known_since(later, later).is_none(),
+                "{name}: a look is made again"
+            );
+        }
     }
 
     /// Transactions end in another order than that of their numbers. When too many prefixes are known to keep each, a

@@ -213,3 +213,47 @@ fn summarize(lines: Vec<Line>) -> Result<Look, DatabaseError> {
     }
     Ok(look)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate;
+    use rusqlite::{Connection, StatementStatus, params_from_iter};
+
+    /// The journal of a busy server: the time for which changes are kept, and half a minute more, until it is tidied.
+    const FILL: &str = "
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+        INSERT INTO cache_journal (tag, at) SELECT 'session:' || i, unixepoch() - 630 + 630 * i / 5000 FROM n;
+        ANALYZE;
+    ";
+
+    /// The journal is looked at many times a second: each call would wait for all changes of ten minutes. What is shown
+    /// for Postgres by its counters is shown here by SQLite's own count of the lines that a statement passes.
+    #[test]
+    fn no_statement_of_sqlite_reads_the_whole_journal() {
+        let connection = Connection::open_in_memory().unwrap();
+        for step in migrate::steps() {
+            connection.execute_batch(step.sqlite).unwrap();
+        }
+        connection.execute_batch(FILL).unwrap();
+        for (name, sql, parameters, most) in [
+            ("a look at ten new changes", SQLITE_LOOK, &[4_991, 20_001][..], 20),
+            (
+                "forgetting some 240 old ones",
+                SQLITE_FORGET,
+                &[i64::from(KEPT_SECONDS)],
+                300,
+            ),
+        ] {
+            let mut statement = connection.prepare(sql).unwrap();
+            let mut rows = statement.query(params_from_iter(parameters)).unwrap();
+            while rows.next().unwrap().is_some() {}
+            drop(rows);
+            let passed = statement.get_status(StatementStatus::FullscanStep);
+            assert!(passed <= most, "{name}: {passed} lines of 5000");
+        }
+        let forgotten = "SELECT forgotten FROM cache_journal_state";
+        let forgotten: i64 = connection.query_row(forgotten, [], |row| row.get(0)).unwrap();
+        assert!((200..300).contains(&forgotten), "{forgotten}");
+    }
+}

@@ -202,18 +202,46 @@ impl Collector for ReuseBytes {
             None,
             MetricType::Histogram,
         )?;
-        let local = lock(&self.local).histogram();
-        let shared = self.shared.as_ref().map(|shared| lock(shared).histogram());
+        let local = lock(&self.local).export();
+        let shared = self.shared.as_ref().map(|shared| lock(shared).export());
         for (tier, distances) in [(Tier::l1, Some(local)), (Tier::l2, shared)] {
             let Some(Distances { counts, sum }) = distances else {
                 continue;
             };
             let count = counts.iter().sum();
-            let buckets: Vec<(f64, u64)> = bounds().chain([f64::MAX]).zip(counts).collect();
+            let buckets: Vec<(f64, u64)> = bounds().chain([f64::INFINITY]).zip(counts).collect();
             let labels = OfTier { tier };
             let mut metric = family.encode_family(&labels)?;
             metric.encode_histogram::<prometheus_client::encoding::NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::super::replay::UNCHANGED;
+    use super::*;
+
+    /// Prometheus reads nothing from a histogram without a bucket for everything.
+    #[test]
+    fn the_last_bucket_of_reuse_holds_all_reads() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry, None);
+        for key in ["new", "another", "new"] {
+            metrics.read(key, 1_000, UNCHANGED);
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let buckets: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("mcp_cache_reuse_bytes_bucket"))
+            .collect();
+        assert_eq!(buckets.len(), bounds().count() + 1);
+        assert!(buckets[0].ends_with(" 1"), "{}", buckets[0]);
+        let last = buckets[buckets.len() - 1];
+        assert!(last.contains("le=\"+Inf\"") && last.ends_with(" 3"), "{last}");
     }
 }

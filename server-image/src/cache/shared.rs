@@ -2,7 +2,8 @@
 //!
 //! Nothing that Redis says is believed without proof from the database's journal (see [`super::follower`]), so it may
 //! be restarted, emptied, cut off or replaced by an old copy at any time. While it does not answer it is left alone for
-//! [`PAUSE`], so that only one request in a while pays for it.
+//! [`PAUSE`], so that only one request in a while pays for it. One that answers but takes nothing, because it is full,
+//! is still read from.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::streams::StreamReadReply;
-use redis::{Client, FromRedisValue, Pipeline, RedisError};
+use redis::{Client, FromRedisValue, Pipeline, RedisError, RedisResult};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -23,6 +24,9 @@ use crate::lock;
 
 /// Longest wait for an answer. The database would have answered by then.
 const ANSWER: Duration = Duration::from_millis(25);
+/// Longest value that is stored, in bytes. All of it has to arrive within [`ANSWER`], also when several are on their
+/// way at once, or a popular one makes it look as if Redis did not answer.
+const VALUE_MAX: usize = 256 * 1024;
 /// After a failure, Redis is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Most values on their way to Redis at once; what comes while they are is not stored there.
@@ -31,8 +35,8 @@ const WRITES: usize = 64;
 const NAMESPACE: &str = "mcp:cache:2";
 /// Most keys remembered as popular.
 const POPULAR_MAX: isize = 1_000;
-/// Stream in which replicas tell each other what they have read; the number changes with the meaning of a batch, so that
-/// old and new replicas, during an update, each follow their own.
+/// Stream in which replicas tell each other what they have read; the number changes with the meaning of a batch, so
+/// that old and new replicas, during an update, each follow their own.
 const READS: &str = "mcp:cache-reads:2";
 /// Batches of reads that the stream holds; a replica takes them every second.
 const READS_KEPT: u32 = 128;
@@ -98,7 +102,7 @@ impl Shared {
         })
     }
 
-    /// Questions that were not answered.
+    /// Questions that were not answered, or by a refusal.
     pub(super) fn errors(&self) -> Counter {
         self.state.errors.clone()
     }
@@ -168,9 +172,14 @@ impl Shared {
             add.arg("*").arg("batch").arg(text).ignore();
             orders.cmd("EXPIRE").arg(READS).arg(READS_SECONDS).ignore();
             let mut connection = self.connection.clone();
-            let Ok(Ok(())) = timeout(ANSWER, orders.exec_async(&mut connection)).await else {
-                return;
-            };
+            match timeout(ANSWER, orders.exec_async(&mut connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if is_refusal(&error) => {
+                    self.note_refusal(&error);
+                    return;
+                }
+                _ => return,
+            }
         }
         for _ in 0..READS_KEPT.div_ceil(READS_AT_ONCE) {
             if !self.learn_reads().await {
@@ -224,7 +233,7 @@ impl Shared {
         let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
         let (this, origin, key) = (self.clone(), origin.to_owned(), key.to_owned());
         tokio::spawn(async move {
-            let bytes = bytes();
+            let bytes = bytes().filter(|bytes| bytes.len() <= VALUE_MAX);
             // What is too large to be stored is no hit in any Redis.
             let read = if bytes.is_some() { read } else { read.unavoidable() };
             let size = entry_bytes(&origin, &key, bytes.as_ref().map_or(0, Vec::len));
@@ -233,7 +242,7 @@ impl Shared {
                 let name = name(&origin, &key);
                 let mut order = redis::pipe();
                 order.cmd("SET").arg(name).arg(bytes).arg("PX").arg(millis).ignore();
-                let _: Option<()> = this.ask(&order).await;
+                this.store(&order).await;
             }
             drop(permit);
         });
@@ -256,7 +265,7 @@ impl Shared {
             .arg(-1 - POPULAR_MAX)
             .ignore();
         order.cmd("EXPIRE").arg(&list).arg(2 * POPULAR_SECONDS).ignore();
-        let _: Option<()> = self.ask(&order).await;
+        self.store(&order).await;
     }
 
     /// The keys that are read most often, the first ones most; those of the last minutes before those of earlier ones.
@@ -276,28 +285,64 @@ impl Shared {
         lock(&self.state.paused_until).is_some_and(|until| Instant::now() < until)
     }
 
+    /// Asks Redis something. One that refuses to say it, as while it loads what it had, is no better than one that is
+    /// away.
     async fn ask<Answer: FromRedisValue>(&self, questions: &Pipeline) -> Option<Answer> {
+        match self.send(questions).await? {
+            Ok(answer) => Some(answer),
+            Err(refusal) => {
+                self.pause(&refusal.to_string());
+                None
+            }
+        }
+    }
+
+    /// Gives Redis something to keep. One that refuses it, because it is full or follows another one, may have answers
+    /// all the same.
+    async fn store(&self, orders: &Pipeline) {
+        if let Some(Err(refusal)) = self.send::<()>(orders).await {
+            self.note_refusal(&refusal);
+        }
+    }
+
+    /// What Redis says, if only that it refuses; `None` while it does not answer.
+    async fn send<Answer: FromRedisValue>(&self, commands: &Pipeline) -> Option<RedisResult<Answer>> {
         if self.is_paused() {
             return None;
         }
         let mut connection = self.connection.clone();
-        let error = match timeout(ANSWER, questions.query_async(&mut connection)).await {
+        match timeout(ANSWER, commands.query_async(&mut connection)).await {
             Ok(Ok(answer)) => {
                 if !self.state.answers.swap(true, Ordering::Relaxed) {
                     tracing::info!("Redis answers again");
                 }
-                return Some(answer);
+                return Some(Ok(answer));
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {ANSWER:?}"),
-        };
+            Ok(Err(error)) if is_refusal(&error) => return Some(Err(error)),
+            Ok(Err(error)) => self.pause(&error.to_string()),
+            Err(_) => self.pause(&format!("no answer within {ANSWER:?}")),
+        }
+        None
+    }
+
+    fn note_refusal(&self, refusal: &RedisError) {
+        self.state.errors.inc();
+        tracing::debug!(%refusal, "Redis does not keep what it was given");
+    }
+
+    /// Leaves Redis alone for a while.
+    fn pause(&self, error: &str) {
         self.state.errors.inc();
         if self.state.answers.swap(false, Ordering::Relaxed) {
             tracing::warn!(%error, "Redis does not answer; going on without it");
         }
         *lock(&self.state.paused_until) = Some(Instant::now() + PAUSE);
-        None
     }
+}
+
+/// Whether Redis itself has said this, and not a connection that is broken.
+fn is_refusal(error: &RedisError) -> bool {
+    error.clone().into_server_errors().is_some()
 }
 
 fn name(origin: &str, key: &str) -> String {
@@ -313,4 +358,118 @@ const fn entry_bytes(origin: &str, key: &str, bytes: usize) -> usize {
 fn popular(origin: &str, now: Timestamp) -> [String; 2] {
     let number = now.as_second() / POPULAR_SECONDS;
     [number, number - 1].map(|number| format!("{NAMESPACE}:{origin}#popular:{number}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_mins(10);
+    const READ: Read = Read {
+        position: 1,
+        good_from: 0,
+    };
+
+    /// A Redis that is full: it refuses what it should keep and answers everything else.
+    struct Full {
+        url: String,
+        /// The words of all commands, in order.
+        told: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Full {
+        async fn start() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("redis://{}", listener.local_addr().unwrap());
+            let told = Arc::default();
+            let all = Arc::clone(&told);
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(answer(stream, Arc::clone(&all)));
+                }
+            });
+            Self { url, told }
+        }
+
+        /// Whether it was told to keep a value that ends like this.
+        fn was_given(&self, end: &str) -> bool {
+            let told = lock(&self.told);
+            told.windows(3)
+                .any(|words| words[0] == "SET" && words[2].ends_with(end))
+        }
+    }
+
+    async fn answer(mut stream: TcpStream, told: Arc<Mutex<Vec<String>>>) {
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read).lines();
+        while let Ok(Some(count)) = lines.next_line().await {
+            let count: usize = count.trim_start_matches('*').parse().unwrap();
+            let mut words = Vec::new();
+            for _ in 0..count {
+                // Its length, then the word.
+                lines.next_line().await.unwrap();
+                words.push(lines.next_line().await.unwrap().unwrap());
+            }
+            let reply: &[u8] = match words[0].as_str() {
+                "GET" => b"$5\r\nvalue\r\n",
+                "PTTL" => b":1000\r\n",
+                "SET" | "XADD" => b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+                _ => b"+OK\r\n",
+            };
+            lock(&told).extend(words);
+            if write.write_all(reply).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tries until Redis was not too slow for it, as it may be while the machine is busy.
+    async fn tried(what: &str, mut attempt: impl AsyncFnMut() -> bool) {
+        for _ in 0..10 {
+            if attempt().await {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+        panic!("{what}: not in ten attempts");
+    }
+
+    /// Redis with a limit and no eviction is full sooner or later; what it holds is still worth asking for.
+    #[tokio::test]
+    async fn a_redis_that_is_full_goes_on_answering() {
+        let redis = Full::start().await;
+        let shared = Shared::open(&redis.url, LIFE).unwrap();
+        tried("a value was refused, and others are read", async || {
+            let errors = shared.errors().get();
+            if shared.get("origin", "key").await.is_none() {
+                return false;
+            }
+            let mut order = redis::pipe();
+            order.cmd("SET").arg("name").arg("text").ignore();
+            shared.store(&order).await;
+            assert_eq!(shared.errors().get(), errors + 1, "the refusal is counted");
+            shared.answers() && shared.get("origin", "key").await.is_some()
+        })
+        .await;
+    }
+
+    /// A large value takes longer on its way than Redis is given to answer; then all others were not asked for either.
+    #[tokio::test]
+    async fn large_values_are_not_stored() {
+        let redis = Full::start().await;
+        let shared = Shared::open(&redis.url, LIFE).unwrap();
+        let put = |text: String| shared.put("origin", "key", LIFE, READ, move || Some(text.into_bytes()));
+        tried("the smaller one is stored", async || {
+            put("x".repeat(VALUE_MAX) + "too large");
+            put("x".repeat(VALUE_MAX - 5) + "small");
+            sleep(Duration::from_millis(200)).await;
+            redis.was_given("small")
+        })
+        .await;
+        assert!(!redis.was_given("too large"));
+    }
 }

@@ -116,9 +116,9 @@ impl SharedReuse {
         }
     }
 
-    /// The distances of this replica's reads so far.
-    pub(super) fn histogram(&self) -> Histogram {
-        self.reuse.histogram()
+    /// The distances of this replica's reads so far, for a metric.
+    pub(super) fn export(&mut self) -> Histogram {
+        self.reuse.export()
     }
 }
 
@@ -135,9 +135,9 @@ mod tests {
 
     /// The sum of what replicas have counted.
     fn sum(replicas: &[SharedReuse]) -> Histogram {
-        let mut sum = replicas[0].histogram();
+        let mut sum = replicas[0].reuse.histogram();
         for replica in &replicas[1..] {
-            let histogram = replica.histogram();
+            let histogram = replica.reuse.histogram();
             sum.sum += histogram.sum;
             for (count, more) in sum.counts.iter_mut().zip(histogram.counts) {
                 *count += more;
@@ -226,14 +226,14 @@ mod tests {
             replica.read("database", "key", 1_000, UNCHANGED);
             let batch = replica.take().unwrap();
             replica.follow(&batch, start + Duration::from_mins(minute));
-            let counts = replica.histogram().counts;
+            let counts = replica.reuse.histogram().counts;
             let finite: u64 = counts[..counts.len() - 1].iter().sum();
             assert_eq!((finite, *counts.last().unwrap()), (hits, misses), "minute {minute}");
         }
     }
 
-    /// What one replica has read after a write is a hit for the others, even if they tell later of reads that knew of no
-    /// write. What was read before the write is none, nor is what a replica that began anew cannot judge.
+    /// What one replica has read after a write is a hit for the others, even if they tell later of reads that knew of
+    /// no write. What was read before the write is none, nor is what a replica that began anew cannot judge.
     #[test]
     fn changes_mean_the_same_at_all_replicas() {
         let mut replicas = [SharedReuse::new(LIFE), SharedReuse::new(LIFE)];
@@ -268,7 +268,7 @@ mod tests {
                 reads: vec![(0, u32::MAX, 0, 0); reads],
             };
             replica.follow(&batch, Instant::now());
-            assert_eq!(replica.histogram().counts.iter().sum::<u64>(), 0, "{name}");
+            assert_eq!(replica.reuse.histogram().counts.iter().sum::<u64>(), 0, "{name}");
         }
         let huge = Batch {
             all: u32::MAX,
@@ -285,6 +285,6 @@ mod tests {
         };
         replica.follow(&own, Instant::now());
         replica.follow(&own, Instant::now());
-        assert!(replica.histogram().sum.is_finite());
+        assert!(replica.reuse.histogram().sum.is_finite());
     }
 }

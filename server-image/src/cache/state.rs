@@ -93,7 +93,7 @@ impl Cache {
         let Some(shared) = &self.0.shared else { return };
         registry.register(
             "mcp_cache_redis_errors",
-            "Questions to Redis without an answer in time",
+            "Questions to Redis that it did not answer in time, or refused",
             shared.errors(),
         );
         let cache = self.clone();

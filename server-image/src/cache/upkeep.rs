@@ -18,6 +18,8 @@ const UPKEEP: Duration = Duration::from_secs(30);
 const EXCHANGE: Duration = Duration::from_secs(1);
 /// Popular keys that a replica tells of each time.
 const POPULAR: usize = 200;
+/// Values that are asked for at once to warm up: so many of the largest arrive before Redis is thought to be away.
+const WARMED_AT_ONCE: usize = 8;
 
 /// Puts a value that was found in the second tier into the first.
 pub(super) type Revive = fn(&Cache, &str, &shared::Found, &Known);
@@ -36,7 +38,7 @@ impl Cache {
         };
         let before = inner.local.entries();
         let keys = shared.popular(&known.origin, known.now()).await;
-        for some in keys.chunks(50) {
+        for some in keys.chunks(WARMED_AT_ONCE) {
             let found = shared.get_many(&known.origin, some).await;
             for (key, found) in some.iter().zip(found) {
                 let kind = key.split(':').next().unwrap_or_default();

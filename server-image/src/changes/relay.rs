@@ -70,7 +70,7 @@ impl Relay {
     }
 
     async fn send(&self) {
-        let Some(outgoing) = &self.changes.0.outgoing else {
+        let Some(outgoing) = &self.changes.inner.outgoing else {
             return;
         };
         loop {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::database::DefaultFile;
 use super::{InvalidSettings, cache, capacity, data, operation, shared_context};
 use crate::server::{Network, Settings};
 use crate::telemetry::TelemetrySettings;
@@ -24,13 +25,17 @@ pub(super) struct Flags {
 
 impl Flags {
     /// The settings of a server that does not listen.
-    pub(super) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
+    pub(super) fn settings(
+        &self,
+        default: DefaultFile,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Settings, InvalidSettings> {
         Ok(Settings {
             network: Network::none(),
             transport: transport::Settings::default(),
             auth: auth::Settings::default(),
             limits: limits::Settings::default(),
-            data: self.data.settings(variable)?,
+            data: self.data.settings(default, variable)?,
             tuning: self.capacity.tuning()?,
             shared_context: self.shared_context.settings()?,
             capacity: self.capacity.capacity()?,

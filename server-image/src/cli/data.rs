@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::database;
+use super::database::{self, DefaultFile};
 use crate::database::InvalidTarget;
 use crate::mcp::sessions::Stay;
 use crate::server::Data;
@@ -29,9 +29,13 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    pub(super) fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Data, InvalidTarget> {
+    pub(super) fn settings(
+        &self,
+        default: DefaultFile,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Data, InvalidTarget> {
         Ok(Data {
-            database: self.database.target(variable)?,
+            database: self.database.target(default, variable)?,
             pooler: self.database.database_pooler,
             redis_url: self.redis_url.clone(),
             sessions: Stay {

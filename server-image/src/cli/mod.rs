@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::database::DefaultFile;
 use self::file::ConfigFile;
 pub use self::file::InvalidFile;
 use crate::auth::InvalidAuth;
@@ -123,7 +124,7 @@ impl Migrate {
     /// # Errors
     /// [`InvalidTarget`] names what cannot be used.
     pub fn target(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseTarget, InvalidTarget> {
-        self.database.target(variable)
+        self.database.target(DefaultFile::Here, variable)
     }
 
     /// What stands between this program and Postgres.
@@ -281,7 +282,7 @@ impl Serve {
             auth: self.auth.settings()?,
             limits: self.limits.settings()?,
             telemetry: self.telemetry.settings()?,
-            ..self.common.settings(variable)?
+            ..self.common.settings(DefaultFile::Here, variable)?
         })
     }
 }
@@ -298,7 +299,7 @@ impl Stdio {
     /// # Errors
     /// [`InvalidSettings`] names what cannot be used.
     pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, InvalidSettings> {
-        self.common.settings(variable)
+        self.common.settings(DefaultFile::OfUser, variable)
     }
 }
 
@@ -352,7 +353,14 @@ mod tests {
     fn defaults_are_safe() {
         let settings = settings(&[]).unwrap();
         let network = settings.network;
-        assert!(network.listen.ip().is_loopback() && network.metrics_listen.ip().is_loopback());
+        for (name, address) in [
+            ("listen", network.listen),
+            ("metrics-listen", network.metrics_listen),
+            ("admin-listen", network.admin_listen),
+        ] {
+            assert!(address.ip().is_loopback(), "{name}: {address}");
+        }
+        assert_eq!(settings.data.database, DatabaseTarget::Sqlite("./mcp.db".into()));
         assert_eq!(
             (network.names.hosts, network.path.as_str()),
             (HostPolicy::Loopback, "/mcp")

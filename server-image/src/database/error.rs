@@ -59,6 +59,9 @@ pub enum DatabaseError {
     /// The threads that own the SQLite file are gone.
     #[error("the SQLite file's threads have stopped")]
     Stopped,
+    /// The work for a SQLite file panicked; it is undone.
+    #[error("a mistake in the server ended the work on the SQLite file; it is undone")]
+    Panicked,
     /// A statement that must return a row returned none.
     #[error("the database returned no row where there must be one")]
     NoRow,
@@ -133,6 +136,7 @@ mod tests {
             (DatabaseError::NoAnswer(waited), false),
             (DatabaseError::PoolTimeout { waited, max: 1 }, false),
             (DatabaseError::Stopped, false),
+            (DatabaseError::Panicked, false),
             (DatabaseError::NoRow, false),
             (DatabaseError::NotCommitted("the disk is full".to_owned()), false),
             (DatabaseError::Sqlite(rusqlite::Error::InvalidQuery), false),

@@ -131,9 +131,30 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`] when the database cannot be reached or refuses a statement.
     pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+        self.migrate_tables(migrations).await?;
+        self.build_indexes(migrations).await
+    }
+
+    /// The first part of [`Self::migrate`]: all that must be there before anybody is served.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database cannot be reached or refuses a statement.
+    pub async fn migrate_tables(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
         match self {
-            Self::Postgres(database) => database.migrate(migrations).await,
+            Self::Postgres(database) => database.migrate_tables(migrations).await,
             Self::Sqlite(database) => database.migrate(migrations.to_vec()).await,
+        }
+    }
+
+    /// The second part of [`Self::migrate`]: indexes that are built while the database is in use, which may take hours
+    /// and keeps one connection of the pool meanwhile, at the replica that builds. Nothing for a SQLite file.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the database cannot be reached or refuses a statement.
+    pub async fn build_indexes(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+        match self {
+            Self::Postgres(database) => database.build_online(migrations).await,
+            Self::Sqlite(_) => Ok(()),
         }
     }
 

@@ -34,6 +34,9 @@ use crate::metrics::{at_scrape, duration_histogram};
 const STATEMENT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer, enforced here for the case that the server or the network says nothing at all.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Age from which on the server's figures count as unknown: several checks have failed, and who read them as those of
+/// now would give out connections that there may not be.
+const FIGURES: Duration = Duration::from_secs(10);
 
 /// A Postgres database with its pool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,7 +64,8 @@ pub struct ServerFigures {
 struct Health {
     migrated: AtomicBool,
     last_answer: Mutex<Option<Instant>>,
-    figures: Mutex<Option<ServerFigures>>,
+    /// With the time of the answer.
+    figures: Mutex<Option<(Instant, ServerFigures)>>,
 }
 
 impl Health {
@@ -183,14 +187,19 @@ impl PostgresDatabase {
         let _ = self.size.subscribe().wait_for(|max| *max < least).await;
     }
 
-    pub(super) async fn migrate(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
-        let mut connection = self.any_connection().await?;
-        connection.leave_untimed();
-        connection.migrate(migrations).await?;
+    /// Applies those `migrations` that are not built online; from then on there are connections for everybody.
+    pub(super) async fn migrate_tables(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
+        self.untimed_connection().await?.migrate(migrations).await?;
         self.health.answered();
         self.health.migrated.store(true, Ordering::Release);
-        // However long it takes: nobody who is served waits for it.
-        connection.build_online(migrations).await
+        Ok(())
+    }
+
+    /// A connection for what is no request, whose time would drown that of requests.
+    async fn untimed_connection(&self) -> Result<PostgresConnection, DatabaseError> {
+        let mut connection = self.any_connection().await?;
+        connection.leave_untimed();
+        Ok(connection)
     }
 
     pub(super) async fn applied(&self) -> Result<Vec<String>, DatabaseError> {
@@ -215,17 +224,19 @@ impl PostgresDatabase {
                 &[],
             )
             .await?;
-        *lock(&self.health.figures) = Some(ServerFigures {
+        let figures = ServerFigures {
             backends: row.try_get(0)?,
             max_connections: row.try_get(1)?,
-        });
+        };
+        *lock(&self.health.figures) = Some((Instant::now(), figures));
         Ok(())
     }
 
-    /// What the database server last said about itself; `None` before the first check.
+    /// What the database server said about itself in the last ten seconds, if it did.
     #[must_use]
     pub fn figures(&self) -> Option<ServerFigures> {
-        *lock(&self.health.figures)
+        let (said, figures) = (*lock(&self.health.figures))?;
+        (said.elapsed() < FIGURES).then_some(figures)
     }
 
     pub(super) fn since_last_answer(&self) -> Option<Duration> {

@@ -6,7 +6,11 @@
 //! Writes that wait while others are being done are committed together: the commit is what takes time, and none is
 //! answered before it. Each write of such a group has a savepoint of its own, so one that fails undoes nothing but
 //! itself.
+//!
+//! What nobody waits for any more when its turn comes is not begun; a write that has begun is done all the same. Work
+//! that panics is undone and takes no thread with it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -74,6 +78,9 @@ impl SqliteDatabase {
     {
         let (answer, answered) = oneshot::channel();
         let write: Write = Box::new(move |transaction| {
+            if answer.is_closed() {
+                return Box::new(|_| {});
+            }
             let result = match transaction {
                 Ok(transaction) => in_savepoint(transaction, work),
                 Err(reason) => Err(DatabaseError::NotCommitted(reason).into()),
@@ -83,7 +90,7 @@ impl SqliteDatabase {
                     (Ok(_), Err(reason)) => Err(DatabaseError::NotCommitted(reason).into()),
                     (result, _) => result,
                 };
-                // Nobody waits any more if the request was cancelled; the work is done all the same.
+                // Nobody waits any more if the request was cancelled meanwhile; the work is done all the same.
                 let _ = answer.send(result);
             })
         });
@@ -203,7 +210,7 @@ fn in_savepoint<T, E: From<DatabaseError>>(
 ) -> Result<T, E> {
     let run = |sql| transaction.execute_batch(sql).map_err(|error| E::from(error.into()));
     run("SAVEPOINT one_write")?;
-    let result = work(transaction);
+    let result = unless_it_panics(|| work(transaction));
     if result.is_err() && !transaction.is_autocommit() {
         run("ROLLBACK TO one_write")?;
     }
@@ -211,6 +218,12 @@ fn in_savepoint<T, E: From<DatabaseError>>(
         run("RELEASE one_write")?;
     }
     result
+}
+
+/// What `work` returns; an error if it panics, for without its thread no later work would be done. What `work` leaves
+/// half done is a transaction or a savepoint, and undone.
+fn unless_it_panics<T, E: From<DatabaseError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(DatabaseError::Panicked.into()))
 }
 
 /// Starts one thread per connection, all fed from the returned queue.
@@ -246,8 +259,9 @@ where
 {
     let (answer, answered) = oneshot::channel();
     let job: Job = Box::new(move |connection| {
-        // Nobody waits any more if the request was cancelled; the work is done all the same.
-        let _ = answer.send(work(connection));
+        if !answer.is_closed() {
+            let _ = answer.send(unless_it_panics(|| work(connection)));
+        }
     });
     queue.send(job).map_err(|_| DatabaseError::Stopped)?;
     answered.await.map_err(|_| DatabaseError::Stopped)?

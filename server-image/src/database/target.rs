@@ -5,9 +5,6 @@ use std::str::FromStr;
 
 use tokio_postgres::config::SslMode;
 
-/// The default: a file in the working folder.
-const DEFAULT_FILE: &str = "./mcp.db";
-
 /// Where the data is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseTarget {
@@ -40,18 +37,22 @@ pub enum InvalidTarget {
 }
 
 impl DatabaseTarget {
-    /// `url` if there is one; else Postgres from `PGHOST` and its companions if `PGHOST` is set; else a SQLite file.
-    /// `variable` looks up an environment variable.
+    /// `url` if there is one; else Postgres from `PGHOST` and its companions if `PGHOST` is set; else the SQLite file
+    /// `default_file`. `variable` looks up an environment variable.
     ///
     /// # Errors
     /// [`InvalidTarget`] when what is set makes no sense.
-    pub fn resolve(url: Option<&str>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidTarget> {
+    pub fn resolve(
+        url: Option<&str>,
+        default_file: PathBuf,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, InvalidTarget> {
         if let Some(url) = url {
             return url.parse();
         }
         match variable("PGHOST").filter(|host| !host.is_empty()) {
             Some(host) => from_variables(&host, variable),
-            None => Ok(Self::Sqlite(DEFAULT_FILE.into())),
+            None => Ok(Self::Sqlite(default_file)),
         }
     }
 }
@@ -134,7 +135,8 @@ mod tests {
                 .find(|(key, _)| *key == name)
                 .map(|(_, value)| (*value).to_owned())
         };
-        DatabaseTarget::resolve(url, lookup).map_or_else(|error| error.to_string(), |target| target.to_string())
+        DatabaseTarget::resolve(url, "./mcp.db".into(), lookup)
+            .map_or_else(|error| error.to_string(), |target| target.to_string())
     }
 
     /// Data must go where the person or the operator said, and a mistake must be named, without showing a password.

@@ -1,6 +1,7 @@
 //! The HTTP endpoint of MCP: decides what needs a slot, hands over to rmcp, and follows each answer to its end.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use prometheus_client::registry::Registry;
 use rmcp::model::{ErrorCode, ProtocolVersion};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
@@ -30,11 +32,11 @@ use super::hosts::Names;
 use super::message::{self, Kind};
 use super::record::Record;
 use super::restore::Restoring;
-use super::sessions::SharedSessions;
+use super::sessions::{SharedSessions, takes_empty_events};
 use super::unreadable;
 use crate::admission::{Admission, Overloaded, RETRY_AFTER_SECONDS};
-use crate::auth::Principal;
-use crate::auth::refusal::{RPC_CODE, refused, refused_for, refused_with};
+use crate::auth::{Principal, until_asked_again};
+use crate::auth::refusal::{refused, refused_for, refused_with};
 use crate::database::DatabaseError;
 use crate::drain::{Drain, OpenRequest};
 use crate::guard::{Guard, Wanted};
@@ -43,13 +45,19 @@ use crate::metrics::requests::Operation;
 use crate::metrics::sessions::SessionMetrics;
 use crate::telemetry::{Followed, Observed, Observer, carried_in};
 use crate::tools::Catalog;
+use crate::transport::{OutOfMemory, RETRY_SECONDS};
 
 /// Largest request body, in bytes.
 pub(super) const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Largest request for a subscription, in bytes: it is kept for as long as that is open, and needs no slot.
 const LISTEN_MAX: usize = 1024 * 1024;
+/// Largest notification, and largest answer of a client, in bytes: they need no slot, and may be passed on to another
+/// replica through the database.
+const LIGHT_MAX: usize = 1024 * 1024;
 /// The answer to a request in a session that does not exist.
 const NO_SESSION: &str = "there is no such session";
+/// The answer to a request whose session exists, but cannot be taken into memory now.
+const NOT_RESTORED: &str = "the session cannot be restored now; try again";
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
@@ -104,6 +112,8 @@ impl Endpoint {
         let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
         // Stateless answers that are a single message need no event stream.
         config.json_response = true;
+        // The beginnings of streams come from the sessions.
+        config.sse_retry = None;
         config.max_request_body_bytes = BODY_MAX;
         config.cancellation_token = options.stop.clone();
         config.session_store = Some(Arc::new(sessions.records().clone()));
@@ -212,8 +222,19 @@ impl Endpoint {
         let names_session = text(&parts.headers, headers::SESSION_ID).is_some();
         let caller = parts.extensions.get::<Arc<Principal>>().filter(|_| !names_session);
         let caller = caller.cloned();
+        let is_opening = !names_session && kind.is_initialize();
+        let id = is_opening.then(|| message::wanted(kind, &body).id);
         let request = http::Request::from_parts(parts, body);
         let response = self.pass_on(kind, request, arrived, open).await;
+        if let Some(id) = id
+            && response.status() == StatusCode::BAD_REQUEST
+            && !is_json(response.headers())
+        {
+            // rmcp says that a session is missing.
+            let message = "the parameters are not what initialize takes";
+            let (code, status) = (ErrorCode::INVALID_PARAMS.0, StatusCode::BAD_REQUEST);
+            return refused_with(code, status, "invalid_params", message, &id);
+        }
         if let (Some(caller), Some(opened)) = (caller, text(response.headers(), headers::SESSION_ID))
             && let Err(error) = self.sessions.opened_by(opened, &caller.subject).await
         {
@@ -246,8 +267,8 @@ impl Endpoint {
                     request.extensions_mut().insert(record);
                     self.hand_over(request)
                 });
-                let shed = |overloaded| refuse(&overloaded, &message::wanted(kind, &body).id);
-                worked.await.unwrap_or_else(shed)
+                let why = |unanswered: Unanswered| unanswered.answer(&message::wanted(kind, &body).id);
+                worked.await.unwrap_or_else(why)
             }
             Kind::Listen if request.body().len() > LISTEN_MAX => {
                 let id = message::wanted(kind, request.body()).id;
@@ -257,6 +278,11 @@ impl Endpoint {
             Kind::Listen => {
                 drop(open);
                 self.hand_over(request).await.map(Body::new)
+            }
+            Kind::Light if request.body().len() > LIGHT_MAX => {
+                let id = message::wanted(kind, request.body()).id;
+                let message = "an answer or a notification is larger than 1 MiB";
+                refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message, &id)
             }
             Kind::Light => self
                 .hand_over(request)
@@ -278,33 +304,34 @@ impl Endpoint {
             record.handled(outcome);
             response.map(BodyExt::boxed)
         });
-        worked.await.unwrap_or_else(|overloaded| refuse(&overloaded, &id))
+        worked.await.unwrap_or_else(|why| why.answer(&id))
     }
 
     /// Gives what `run` begins a slot and a time limit, and follows its answer to the end.
     ///
     /// # Errors
-    /// [`Overloaded`] when there is no slot; nothing has begun then.
+    /// [`Unanswered`]: there is no slot, and nothing has begun then; or the time limit is over.
     pub(super) async fn work<Running>(
         &self,
         observed: Observed,
         arrived: Instant,
         open: OpenRequest,
         run: impl FnOnce(Arc<Record>) -> Running,
-    ) -> Result<Response, Overloaded>
+    ) -> Result<Response, Unanswered>
     where
         Running: Future<Output = http::Response<BoxBody<Bytes, Infallible>>>,
     {
         let kind = observed.operation().tool_label();
         // Made before the wait: it counts what is refused, and what its client gives up meanwhile.
         let record = Arc::new(Record::new(observed));
-        record.admitted(self.admission.admit(kind).await?);
         let deadline = arrived + REQUEST_MAX;
-        let Ok(response) = timeout_at(deadline, run(Arc::clone(&record))).await else {
+        let too_late = |_: Elapsed| {
             record.timed_out();
-            let message = "no answer within the server's time limit";
-            return Ok((StatusCode::GATEWAY_TIMEOUT, message).into_response());
+            Unanswered::TimedOut
         };
+        let admitted = timeout_at(deadline, self.admission.admit(kind)).await;
+        record.admitted(admitted.map_err(too_late)??);
+        let response = timeout_at(deadline, run(Arc::clone(&record))).await.map_err(too_late)?;
         let status = response.status();
         Ok(response.map(|body| Body::new(Answer::of_request(body, record, status, open, deadline))))
     }
@@ -316,6 +343,12 @@ impl Endpoint {
             return refused;
         }
         let headers = &request.headers;
+        if let Some(version) = text(headers, headers::PROTOCOL_VERSION)
+            && !message::is_revision(version)
+        {
+            let message = format!("there is no revision {version} of the protocol");
+            return (StatusCode::BAD_REQUEST, message).into_response();
+        }
         if !accepts_events(headers) {
             return (StatusCode::NOT_ACCEPTABLE, "the client must accept text/event-stream").into_response();
         }
@@ -335,7 +368,15 @@ impl Endpoint {
             return (StatusCode::NOT_FOUND, NO_SESSION).into_response();
         }
         let last = text(headers, headers::LAST_EVENT_ID);
-        self.sessions.stream(session, last, self.drain.begun())
+        let begins_empty = takes_empty_events(headers);
+        let (drain, again) = (self.drain.begun(), until_asked_again(&request.extensions));
+        let end = async move {
+            tokio::select! {
+                () = drain => {}
+                () = again => {}
+            }
+        };
+        self.sessions.stream(session, last, begins_empty, end)
     }
 
     /// The end of a session of a client up to 2025-11-25, in a task of its own: a client that ends a session often goes
@@ -376,9 +417,15 @@ impl Endpoint {
             && let Some(id) = session
             && !self.sessions.is_here(&id).await
         {
-            let mut gone = http::Response::new(Full::from(NO_SESSION).boxed());
-            *gone.status_mut() = StatusCode::NOT_FOUND;
-            return gone;
+            // Only who is told that there is none opens another, and loses what it follows.
+            return match self.sessions.records().exists(&id).await {
+                Ok(false) => said(StatusCode::NOT_FOUND, NO_SESSION),
+                Ok(true) => said(StatusCode::SERVICE_UNAVAILABLE, NOT_RESTORED),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for a session");
+                    said(StatusCode::SERVICE_UNAVAILABLE, NOT_RESTORED)
+                }
+            };
         }
         match body {
             // The type was right, so it is the content that rmcp could not read.
@@ -386,6 +433,13 @@ impl Endpoint {
             _ => response,
         }
     }
+}
+
+/// An answer of rmcp's kind that is a sentence.
+fn said(status: StatusCode, message: &'static str) -> http::Response<BoxBody<Bytes, Infallible>> {
+    let mut response = http::Response::new(Full::from(message).boxed());
+    *response.status_mut() = status;
+    response
 }
 
 fn unavailable(error: &DatabaseError) -> Response {
@@ -405,6 +459,31 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
 }
 
+/// Why a request that may pass has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// It got no slot.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+    /// It took longer than [`REQUEST_MAX`].
+    #[error("no answer within 2 min; the call was given up")]
+    TimedOut,
+}
+
+impl Unanswered {
+    /// The answer to a client of MCP.
+    fn answer(&self, id: &Value) -> Response {
+        let message = self.to_string();
+        match self {
+            Self::Overloaded(_) => {
+                let seconds = u64::from(RETRY_AFTER_SECONDS);
+                refused_for(seconds, StatusCode::SERVICE_UNAVAILABLE, "overloaded", &message, id)
+            }
+            Self::TimedOut => refused(StatusCode::GATEWAY_TIMEOUT, "timed_out", &message, id),
+        }
+    }
+}
+
 /// Why the body of a request is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unread {
@@ -417,26 +496,39 @@ pub(super) enum Unread {
     /// It broke off.
     #[error("the request body could not be read")]
     Broken,
+    /// There is no memory for it.
+    #[error(transparent)]
+    OutOfMemory(OutOfMemory),
 }
 
 impl Unread {
     pub(super) const fn status(self) -> StatusCode {
         match self {
-            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLong | Self::OutOfMemory(OutOfMemory::TooManyValues) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Broken => StatusCode::BAD_REQUEST,
+            Self::OutOfMemory(OutOfMemory::TooManyBodies) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// The answer to a client of MCP. What its id would have been, nobody knows.
     fn answer(self) -> Response {
-        let (code, reason) = match self {
-            Self::TooLong => (RPC_CODE, "body_too_long"),
-            Self::TooSlow => (RPC_CODE, "body_too_slow"),
-            // Like every body that ends before its message does.
-            Self::Broken => (ErrorCode::PARSE_ERROR.0, "body_unreadable"),
+        let (message, id) = (self.to_string(), Value::Null);
+        let reason = match self {
+            Self::TooLong => "body_too_long",
+            Self::TooSlow => "body_too_slow",
+            Self::OutOfMemory(OutOfMemory::TooManyValues) => "too_many_values",
+            Self::OutOfMemory(OutOfMemory::TooManyBodies) => {
+                let seconds = u64::from(RETRY_SECONDS);
+                return refused_for(seconds, self.status(), "bodies_too_large", &message, &id);
+            }
+            Self::Broken => {
+                // Like every body that ends before its message does.
+                let code = ErrorCode::PARSE_ERROR.0;
+                return refused_with(code, self.status(), "body_unreadable", &message, &id);
+            }
         };
-        refused_with(code, self.status(), reason, &self.to_string(), &Value::Null)
+        refused(self.status(), reason, &message, &id)
     }
 }
 
@@ -445,20 +537,14 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Unread> {
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLong),
-        Ok(Err(_)) => Err(Unread::Broken),
+        Ok(Err(error)) => Err(out_of_memory(&*error).map_or(Unread::Broken, Unread::OutOfMemory)),
         Err(_) => Err(Unread::TooSlow),
     }
 }
 
-/// The answer to a client of MCP whose request got no slot.
-fn refuse(overloaded: &Overloaded, id: &Value) -> Response {
-    refused_for(
-        u64::from(RETRY_AFTER_SECONDS),
-        StatusCode::SERVICE_UNAVAILABLE,
-        "overloaded",
-        &overloaded.to_string(),
-        id,
-    )
+/// Whether that is why a body was not read to its end; axum's error is around it.
+fn out_of_memory(error: &(dyn Error + 'static)) -> Option<OutOfMemory> {
+    error.downcast_ref().copied().or_else(|| out_of_memory(error.source()?))
 }
 
 #[cfg(test)]

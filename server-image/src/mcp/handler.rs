@@ -9,14 +9,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult, CompletionInfo,
-    ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsRequestMethod, ListPromptsResult,
-    ListResourceTemplatesResult, ListResourcesRequestMethod, ListResourcesResult, ListToolsResult,
-    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference,
-    ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams, SubscribeRequestParams,
-    SubscriptionFilter, Tool, UnsubscribeRequestParams,
+    CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse, Implementation,
+    ListPromptsRequestMethod, ListPromptsResult, ListResourceTemplatesResult, ListResourcesRequestMethod,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
+    ReadResourceResult, Reference, ServerCapabilities, ServerConfig, SetLevelRequestMethod, SetLevelRequestParams,
+    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -30,6 +30,7 @@ use super::message;
 use super::record::Record;
 use super::sessions::{SUBSCRIPTIONS_MAX, SessionRecords, session_topic};
 use super::subscriptions::{self, Follows};
+use crate::auth::until_asked_again;
 use crate::changes::Changes;
 use crate::database::DatabaseError;
 use crate::drain::Drain;
@@ -109,6 +110,7 @@ impl McpHandler {
     #[must_use]
     pub fn of_another(&self) -> Self {
         Self {
+            follows: Follows::default(),
             session: Arc::default(),
             ..self.clone()
         }
@@ -169,9 +171,10 @@ impl ServerHandler for McpHandler {
 
     async fn list_tools(
         &self,
-        _page: Option<PaginatedRequestParams>,
+        page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        only_page(page)?;
         listed!(ListToolsResult, self.catalog.tools.definitions())
     }
 
@@ -206,9 +209,10 @@ impl ServerHandler for McpHandler {
 
     async fn list_resources(
         &self,
-        _page: Option<PaginatedRequestParams>,
+        page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
+        only_page(page)?;
         if self.catalog.resources.is_empty() {
             return Err(ErrorData::method_not_found::<ListResourcesRequestMethod>());
         }
@@ -217,9 +221,10 @@ impl ServerHandler for McpHandler {
 
     async fn list_resource_templates(
         &self,
-        _page: Option<PaginatedRequestParams>,
+        page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        only_page(page)?;
         listed!(ListResourceTemplatesResult, self.catalog.resources.templates())
     }
 
@@ -244,9 +249,10 @@ impl ServerHandler for McpHandler {
 
     async fn list_prompts(
         &self,
-        _page: Option<PaginatedRequestParams>,
+        page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
+        only_page(page)?;
         if self.catalog.prompts.is_empty() {
             return Err(ErrorData::method_not_found::<ListPromptsRequestMethod>());
         }
@@ -293,7 +299,7 @@ impl ServerHandler for McpHandler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         subscriptions::may_follow(&self.catalog, &request.uri, &CallContext::new(context.clone())).await?;
-        let Some(session) = session(&context) else {
+        let Some(session) = session(&context)? else {
             self.follows.begin(&self.changes, request.uri, context.peer);
             return Ok(());
         };
@@ -312,7 +318,7 @@ impl ServerHandler for McpHandler {
         request: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let Some(session) = session(&context) else {
+        let Some(session) = session(&context)? else {
             self.follows.end(&request.uri);
             return Ok(());
         };
@@ -331,9 +337,24 @@ impl ServerHandler for McpHandler {
         }
         let level = json!(request.level);
         let level = level.as_str().unwrap_or_default();
-        let session = session(&context);
+        let session = session(&context)?;
         let session = session.ok_or_else(|| ErrorData::invalid_request("logs need a session over HTTP", None))?;
         self.records.set_log_level(session, level).await.map_err(failure)
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        // rmcp takes what it cannot read for a method that it does not know.
+        let error = if message::is_known(&method) {
+            ErrorData::invalid_params(format!("the parameters are not what {method} takes"), None)
+        } else {
+            ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None)
+        };
+        noted(&context, Err(error))
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
@@ -344,18 +365,43 @@ impl ServerHandler for McpHandler {
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         let listener = subscriptions::follow(&self.changes, &context);
         subscriptions::check(&self.catalog, &context).await?;
+        let parts = context.request_context().extensions.get::<http::request::Parts>();
+        let again = until_asked_again(parts.map_or(&Extensions::new(), |parts| &parts.extensions));
+        let ending = async {
+            tokio::select! {
+                () = self.drain.begun() => {}
+                () = again => {}
+            }
+        };
         tokio::select! {
             () = context.cancelled() => {}
-            () = subscriptions::serve(listener, &context, self.drain.begun()) => {}
+            () = subscriptions::serve(listener, &context, ending) => {}
         }
         Ok(())
     }
 }
 
-/// The session that a request of a client up to 2025-11-25 belongs to; `None` on stdio, where there is one client.
-fn session(context: &RequestContext<RoleServer>) -> Option<&str> {
-    let parts = context.extensions.get::<http::request::Parts>()?;
-    parts.headers.get(headers::SESSION_ID)?.to_str().ok()
+/// The session that a request of a client up to 2025-11-25 belongs to; `None` on stdio, where there is one client. Over
+/// HTTP such a request needs one: nobody would hear what it follows.
+fn session(context: &RequestContext<RoleServer>) -> Result<Option<&str>, ErrorData> {
+    let Some(parts) = context.extensions.get::<http::request::Parts>() else {
+        return Ok(None);
+    };
+    let session = headers::text(&parts.headers, headers::SESSION_ID);
+    session
+        .map(Some)
+        .ok_or_else(|| ErrorData::invalid_request("over HTTP this needs a session: send initialize first", None))
+}
+
+/// Lists have one page, so whoever asks for another has its cursor from elsewhere.
+fn only_page(page: Option<PaginatedRequestParams>) -> Result<(), ErrorData> {
+    match page.and_then(|page| page.cursor) {
+        None => Ok(()),
+        Some(cursor) => Err(ErrorData::invalid_params(
+            format!("{cursor:?} is no cursor of this server: the list has one page"),
+            None,
+        )),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]

@@ -10,7 +10,7 @@ pub(super) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// Tool, prompt or resource that the message names, from 2026-07-28 on.
 pub(super) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// Session of a client up to 2025-11-25.
-pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Last event that a client has of a stream it had lost.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 

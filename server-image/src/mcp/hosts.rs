@@ -3,10 +3,13 @@
 //! A page of the Internet can make a browser send requests to a server that only this machine, or only this network,
 //! can reach. It cannot change these two headers.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use serde_json::Value;
+
+use crate::auth::refusal::refused;
 
 /// The names of this machine.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -138,6 +141,7 @@ impl Names {
         let Some(host) = host else {
             return Err(Box::new(refuse(
                 StatusCode::BAD_REQUEST,
+                "host_malformed",
                 "the Host header is missing or malformed",
             )));
         };
@@ -145,19 +149,20 @@ impl Names {
             tracing::warn!(host = %host.name, "refused a request: its Host is not in --allowed-hosts");
             return Err(Box::new(refuse(
                 StatusCode::FORBIDDEN,
+                "host_not_allowed",
                 "this server does not answer under the name in the Host header; see --allowed-hosts",
             )));
         }
         let Some(origin) = headers.get(ORIGIN) else {
             return Ok(());
         };
-        let origin = origin.to_str().ok().and_then(|text| Origin::parse(text).ok());
-        if origin.as_ref().is_some_and(|origin| self.origins.allows(origin)) || self.origins == OriginPolicy::Any {
+        if self.origins.allows(origin) {
             return Ok(());
         }
         tracing::warn!(?origin, "refused a request: its Origin is not in --allowed-origins");
         Err(Box::new(refuse(
             StatusCode::FORBIDDEN,
+            "origin_not_allowed",
             "this server does not answer to pages of the Origin in the header; see --allowed-origins",
         )))
     }
@@ -174,23 +179,28 @@ impl HostPolicy {
 }
 
 impl OriginPolicy {
-    fn allows(&self, origin: &Origin) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Loopback => LOOPBACK.contains(&origin.place.name.as_str()) && origin.scheme.starts_with("http"),
-            Self::Only(origins) => origins.iter().any(|allowed| allowed.covers(origin)),
+    /// Whether pages that say that they come from `origin` may use the server.
+    #[must_use]
+    pub fn allows(&self, origin: &HeaderValue) -> bool {
+        let origin = origin.to_str().ok().and_then(|text| Origin::parse(text).ok());
+        match (self, origin) {
+            (Self::Any, _) => true,
+            (_, None) => false,
+            (Self::Loopback, Some(origin)) => {
+                LOOPBACK.contains(&origin.place.name.as_str()) && origin.scheme.starts_with("http")
+            }
+            (Self::Only(origins), Some(origin)) => origins.iter().any(|allowed| allowed.covers(&origin)),
         }
     }
 }
 
-fn refuse(status: StatusCode, message: &'static str) -> Response {
-    (status, message).into_response()
+fn refuse(status: StatusCode, reason: &str, message: &str) -> Response {
+    refused(status, reason, message, &Value::Null)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn status(names: &Names, host: Option<&str>, origin: Option<&str>) -> u16 {
         let mut headers = HeaderMap::new();

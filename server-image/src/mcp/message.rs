@@ -13,7 +13,7 @@ use crate::tools::ToolRegistry;
 /// JSON-RPC methods of MCP requests; metrics know no others.
 const METHODS: &[&str] = &[
     "completion/complete",
-    "initialize",
+    INITIALIZE,
     "logging/setLevel",
     "prompts/get",
     "prompts/list",
@@ -27,6 +27,7 @@ const METHODS: &[&str] = &[
     "tools/list",
 ];
 pub(super) const TOOLS_CALL: &str = "tools/call";
+pub(super) const INITIALIZE: &str = "initialize";
 const LISTEN: &str = "subscriptions/listen";
 const PING: &str = "ping";
 /// Stands for whatever is not on a list.
@@ -40,6 +41,16 @@ const PROTOCOL_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025-06-18", "
 pub(super) const SESSION_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// What a client without the header speaks, by the protocol's own rule.
 const PROTOCOL_VERSION_DEFAULT: &str = "2025-03-26";
+
+/// Whether MCP has a request of this method.
+pub(super) fn is_known(method: &str) -> bool {
+    METHODS.contains(&method) || [LISTEN, PING].contains(&method)
+}
+
+/// Whether there is this revision of the protocol.
+pub(super) fn is_revision(version: &str) -> bool {
+    PROTOCOL_VERSIONS.contains(&version)
+}
 
 /// What a POST carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +66,13 @@ pub(super) enum Kind {
     Listen,
     /// A notification, a response, or a ping: no work, no slot.
     Light,
+}
+
+impl Kind {
+    /// Whether it opens a session.
+    pub(super) fn is_initialize(self) -> bool {
+        matches!(self, Self::Request { method, .. } if method == INITIALIZE)
+    }
 }
 
 #[derive(Deserialize)]

@@ -24,6 +24,7 @@ mod unreadable;
 
 pub use endpoint::{Endpoint, Options};
 pub use handler::McpHandler;
+pub(crate) use headers::SESSION_ID;
 pub use hosts::{HostPolicy, Names, OriginPolicy};
 pub use request_state::RequestStates;
 pub use sessions::ClientLog;

@@ -7,37 +7,44 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::post;
-use axum::{Json, Router};
 use futures::FutureExt;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Full};
-use rmcp::model::{CallToolRequestParams, CallToolResponse};
+use rmcp::model::{CallToolRequestParams, CallToolResponse, ErrorCode};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::called;
-use super::endpoint::{BODY_MAX, Endpoint, Unread, is_json, read};
-use crate::admission::{Overloaded, RETRY_AFTER_SECONDS};
+use super::endpoint::{BODY_MAX, Endpoint, Unanswered, Unread, is_json, read};
+use crate::admission::RETRY_AFTER_SECONDS;
+use crate::auth::refusal::Refused;
 use crate::drain::OpenRequest;
 use crate::guard::Wanted;
 use crate::metrics::requests::{Operation, Outcome};
 use crate::telemetry::Followed;
-use crate::tools::{CallContext, Called, ToolError};
+use crate::tools::{CallContext, Called, INVALID, ToolError};
+use crate::transport::{OutOfMemory, RETRY_SECONDS};
 
 /// Value of the label `mcp_protocol_version` for calls that came through the shim.
 const VERSION: &str = "rest";
 
 impl Endpoint {
-    /// The shim beside the endpoint at `path`.
-    pub fn rest_router(self: Arc<Self>, path: &str) -> Router {
-        Router::new()
-            .route(&format!("{path}/tool/{{name}}"), post(answer))
-            .with_state(self)
+    /// The shim beside the endpoint at `path`. What stands before it, in `protect`, is worded as its own answers are.
+    pub fn rest_router(self: Arc<Self>, path: &str, protect: impl FnOnce(Router) -> Router) -> Router {
+        let tools = post(answer).fallback(not_a_post);
+        let router = Router::new()
+            .route(&format!("{path}/tool/{{name}}"), tools)
+            .with_state(self);
+        protect(router).layer(map_response(in_one_form))
     }
 
     async fn rest(&self, name: &str, request: Request) -> Response {
@@ -91,17 +98,10 @@ impl Endpoint {
             .work(observed, arrived, open, |record| async move {
                 let (status, outcome, value) = self.run(tool, arguments, parts).await;
                 record.handled(outcome);
-                let mut response = http::Response::new(Full::from(value.to_string()));
-                *response.status_mut() = status;
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(CONTENT_TYPE, json);
-                if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
-                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait));
-                }
-                response.map(BodyExt::boxed)
+                written(status, &value).map(|body| Full::from(body).boxed())
             })
             .await;
-        response.unwrap_or_else(|why| overloaded(&why))
+        response.unwrap_or_else(|why| unanswered(&why))
     }
 
     async fn run(
@@ -118,7 +118,7 @@ impl Endpoint {
         };
         // A tool that panics must cost one call, not the connection.
         let Ok(called) = AssertUnwindSafe(running).catch_unwind().await else {
-            let error = json!({"success": false, "error": "the tool crashed; this is a bug of the server"});
+            let error = ToolError::internal(&Crashed).into_envelope();
             return (StatusCode::INTERNAL_SERVER_ERROR, Outcome::ServerFailure, error);
         };
         let outcome = called::outcome(&called);
@@ -132,12 +132,60 @@ impl Endpoint {
                 let error = ToolError::invalid("this tool asks its caller for input; call it over MCP", "name");
                 (StatusCode::BAD_REQUEST, Outcome::ToolError, error.into_envelope())
             }
-            Called::Refused(error) => (StatusCode::BAD_REQUEST, outcome, json!(error)),
+            Called::Refused(error) if error.code == ErrorCode::INTERNAL_ERROR => {
+                let envelope = ToolError::internal(&error).into_envelope();
+                (StatusCode::INTERNAL_SERVER_ERROR, outcome, envelope)
+            }
+            Called::Refused(error) => {
+                let envelope = ToolError::invalid(error.message, "arguments").into_envelope();
+                (StatusCode::BAD_REQUEST, outcome, envelope)
+            }
         }
     }
 }
 
-async fn answer(State(endpoint): State<Arc<Endpoint>>, Path(name): Path<String>, request: Request) -> Response {
+/// A refusal that was worded for clients of MCP, in the form of a tool's error.
+async fn in_one_form(response: Response) -> Response {
+    let Some(Refused(message)) = response.extensions().get().cloned() else {
+        return response;
+    };
+    let (status, headers) = (response.status(), response.headers());
+    let wait = headers
+        .get(RETRY_AFTER)
+        .and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+    let (code, suggestion) = match status {
+        StatusCode::UNAUTHORIZED => ("AUTHENTICATION_FAILED", "Send a credential that this server accepts"),
+        StatusCode::FORBIDDEN => ("PERMISSION_DENIED", "Ask the administrator for what is missing"),
+        StatusCode::TOO_MANY_REQUESTS => ("RATE_LIMIT_EXCEEDED", "Wait for the time in Retry-After"),
+        StatusCode::SERVICE_UNAVAILABLE => ("SYSTEM_UNAVAILABLE", "Try again in a few seconds"),
+        _ => (INVALID, "Correct the request and send it again"),
+    };
+    let mut error = ToolError::new(code, message, &[suggestion]);
+    if let Some(seconds) = wait {
+        error = error.with_context(json!({"retry_after_seconds": seconds}));
+    }
+    let mut worded = failed(status, error);
+    for name in [RETRY_AFTER, WWW_AUTHENTICATE, CACHE_CONTROL, CONNECTION] {
+        if let Some(value) = headers.get(&name) {
+            worded.headers_mut().insert(name, value.clone());
+        }
+    }
+    worded
+}
+
+async fn not_a_post() -> Response {
+    let error = ToolError::invalid("tools are called with POST", "method");
+    failed(StatusCode::METHOD_NOT_ALLOWED, error)
+}
+
+async fn answer(
+    State(endpoint): State<Arc<Endpoint>>,
+    name: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let Ok(Path(name)) = name else {
+        return failed(StatusCode::NOT_FOUND, unknown_tool("that is no text"));
+    };
     let mut response = endpoint.rest(&name, request).await;
     if endpoint.drain.has_begun() {
         response
@@ -172,22 +220,46 @@ fn unread(why: Unread) -> ToolError {
             .with_context(json!({"field": "body", "max": BODY_MAX})),
         Unread::TooSlow => ToolError::new("REQUEST_TIMEOUT", message, &["Send it again, without pauses"]),
         Unread::Broken => ToolError::invalid(message, "body"),
+        Unread::OutOfMemory(OutOfMemory::TooManyValues) => {
+            ToolError::new("CONTENT_TOO_LARGE", message, &["Split it into several calls"])
+                .with_context(json!({"field": "body"}))
+        }
+        Unread::OutOfMemory(OutOfMemory::TooManyBodies) => {
+            ToolError::internal(&why).with_context(json!({"retry_after_seconds": RETRY_SECONDS}))
+        }
     }
 }
 
-/// The answer to a call that got no slot.
-fn overloaded(why: &Overloaded) -> Response {
+/// The answer to a call that got no slot, or did not end in time.
+fn unanswered(why: &Unanswered) -> Response {
+    if matches!(why, Unanswered::TimedOut) {
+        let error = ToolError::new("REQUEST_TIMEOUT", why.to_string(), &["Ask for less at once"]);
+        return failed(StatusCode::GATEWAY_TIMEOUT, error);
+    }
     let error = ToolError::internal(why).with_context(json!({"retry_after_seconds": RETRY_AFTER_SECONDS}));
-    let mut response = failed(StatusCode::SERVICE_UNAVAILABLE, error);
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-    response
+    failed(StatusCode::SERVICE_UNAVAILABLE, error)
 }
 
 fn failed(status: StatusCode, error: ToolError) -> Response {
-    (status, Json(error.into_envelope())).into_response()
+    written(status, &error.into_envelope()).map(Body::from)
 }
+
+/// The answer with `value`; where that names a time to wait, with the header for it.
+fn written(status: StatusCode, value: &Value) -> http::Response<String> {
+    let mut response = http::Response::new(value.to_string());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(wait) = value["context"]["retry_after_seconds"].as_u64() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+    }
+    response
+}
+
+/// A tool that panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the tool crashed; this is a bug of the server")]
+struct Crashed;
 
 /// The HTTP status that says the same as an error's code.
 fn status(error: &ToolError) -> StatusCode {

@@ -1,9 +1,11 @@
 //! One server process: puts the parts together, listens, and ends without failing a request.
 
+mod data;
 mod listener;
 mod parts;
 mod settings;
 
+pub(crate) use data::DataParts;
 pub(crate) use parts::catalog;
 pub use settings::{Capacity, Data, Fixtures, Network, Operation, Secret, Settings};
 

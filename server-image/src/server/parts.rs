@@ -9,13 +9,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
+use super::data::DataParts;
 use super::listener::serve;
 use super::{Fixtures, Settings, StartError};
 use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::cache::Cache;
-use crate::changes::{Changes, Relay};
-use crate::database::{Database, PoolSettings};
+use crate::changes::Changes;
+use crate::database::Database;
 use crate::drain::Drain;
 use crate::guard::Guard;
 use crate::health::{self, Health};
@@ -23,13 +24,13 @@ use crate::limits::{Failures, RateLimits};
 use crate::mcp::sessions::SharedSessions;
 use crate::mcp::{Endpoint, McpHandler, Options, RequestStates};
 use crate::metrics::agents::ActiveAgents;
-use crate::metrics::{at_scrape, container, process};
+use crate::metrics::{container, process};
 use crate::readiness::{Readiness, watch_database};
 use crate::report::Performance;
 use crate::telemetry::{FollowLayer, Observer, Traces};
 use crate::tools::shared_context::{self, Chores, SharedContext};
 use crate::tools::{Catalog, fixtures};
-use crate::transport::{Connections, Tls, compression};
+use crate::transport::{Connections, PagesLayer, Tls, compression};
 use crate::tuning::control::Tuner;
 use crate::tuning::invalidation::Invalidator;
 use crate::{memory, migrate, probes, profile, tuning};
@@ -55,39 +56,6 @@ pub(super) struct Parts {
     auth: Option<Arc<Auth>>,
     failures: Arc<Failures>,
     tls: Option<Tls>,
-}
-
-/// Where data comes from.
-struct DataParts {
-    database: Database,
-    changes: Changes,
-    cache: Cache,
-    memory: memory::Guard,
-}
-
-impl DataParts {
-    fn open(settings: &Settings, registry: &mut Registry) -> Result<Self, StartError> {
-        let pool = PoolSettings {
-            max: settings.tuning.pool_max,
-            pooler: settings.data.pooler,
-        };
-        let database = Database::open_pooled(&settings.data.database, pool, registry)?;
-        register_pool_size(registry, &database);
-        let changes = match &database {
-            Database::Postgres(_) => Changes::shared(),
-            Database::Sqlite(_) => Changes::alone(),
-        };
-        let memory = memory::Guard::default();
-        memory.register(registry);
-        let redis_url = settings.data.redis_url.as_deref();
-        let cache = Cache::open(settings.cache, database.clone(), redis_url, registry)?;
-        Ok(Self {
-            database,
-            changes,
-            cache,
-            memory,
-        })
-    }
 }
 
 impl Parts {
@@ -180,17 +148,23 @@ impl Parts {
     /// What is served at the MCP address.
     pub(super) fn router(&self, settings: &Settings) -> Router {
         let path = &settings.network.path;
-        let mut router = Arc::clone(&self.endpoint).router(path);
+        let protect = |router| match &self.auth {
+            Some(auth) => auth.protect(router),
+            None => router,
+        };
+        let mut router = protect(Arc::clone(&self.endpoint).router(path));
         if settings.network.rest_shim {
-            router = router.merge(Arc::clone(&self.endpoint).rest_router(path));
+            router = router.merge(Arc::clone(&self.endpoint).rest_router(path, protect));
         }
         if let Some(auth) = &self.auth {
-            router = auth.protect(router);
+            router = router.merge(auth.metadata_router());
         }
         // All in one: each layer by itself would box every request once more.
         router.layer(
             ServiceBuilder::new()
                 .layer(FollowLayer(self.agents.clone()))
+                // Outside of authentication: browsers send no credential with their question.
+                .layer(PagesLayer::new(settings.network.names.origins.clone()))
                 // Tools check credentials too.
                 .layer(Extension(Arc::clone(&self.failures)))
                 .layer(compression(!settings.transport.compression)),
@@ -199,22 +173,15 @@ impl Parts {
 
     /// Starts what runs beside the MCP listener, which ends when the set is dropped; and gives what the listener needs.
     pub(super) fn start_beside(self, metrics: TcpListener, admin: TcpListener) -> (JoinSet<()>, Connections) {
-        let DataParts {
-            database,
-            changes,
-            cache,
-            memory,
-        } = self.data;
+        let (database, cache) = (self.data.database.clone(), self.data.cache.clone());
         let readiness = Readiness::new(self.drain.clone(), self.auth.clone());
         let health = health(&readiness, &self.drain, &database, &cache);
         let registry = Arc::new(self.registry);
         self.performance.attach(Arc::clone(&registry));
 
         let mut beside = JoinSet::new();
+        self.data.start(&mut beside);
         beside.spawn(self.sessions.run());
-        if let Database::Postgres(database) = &database {
-            beside.spawn(Relay::new(changes, database.clone()).run());
-        }
         beside.spawn(watch_database(database, migrate::steps(), readiness.clone()));
         beside.spawn(serve(
             metrics,
@@ -223,14 +190,10 @@ impl Parts {
         beside.spawn(self.performance.watch());
         let mut admin_router = tuning::http::router(self.tuner, self.invalidator);
         if self.profile {
-            admin_router = admin_router.merge(profile::http::router(cache.clone()));
+            admin_router = admin_router.merge(profile::http::router(cache));
         }
         beside.spawn(serve(admin, admin_router));
         beside.spawn(self.chores.run());
-        beside.spawn(cache.clone().upkeep());
-        beside.spawn(cache.clone().watch_shared());
-        beside.spawn(cache.clone().exchange_reads());
-        beside.spawn(memory.watch(cache));
         if let Some(auth) = self.auth {
             beside.spawn(auth.maintain());
         }
@@ -250,17 +213,6 @@ fn health(readiness: &Readiness, drain: &Drain, database: &Database, cache: &Cac
         .with("redis", move || health::redis(cache.shared_answers()))
         .with("memory", || health::memory(process::resident_bytes(), memory::usage()))
         .with("drain", move || health::drain(drain.has_begun()))
-}
-
-/// The name that guides know it by; `db_client_connection_count` has the same by state.
-fn register_pool_size(registry: &mut Registry, database: &Database) {
-    let database = database.clone();
-    at_scrape::gauge(
-        registry,
-        "mcp_db_pool_size",
-        "Open connections of the pool",
-        move || u32::try_from(database.pool()?.open).ok().map(f64::from),
-    );
 }
 
 /// Everything that a server with these settings offers, and what it does beside its calls.

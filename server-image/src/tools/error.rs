@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::database::DatabaseError;
 
 /// Code of every mistake in arguments.
-const INVALID: &str = "INVALID_INPUT_FORMAT";
+pub(crate) const INVALID: &str = "INVALID_INPUT_FORMAT";
 
 /// How bad an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -149,15 +149,19 @@ impl ToolError {
     }
 }
 
+/// A database that failed, as callers hear of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the database cannot be used now")]
+struct Unavailable;
+
 impl From<DatabaseError> for ToolError {
     fn from(error: DatabaseError) -> Self {
         tracing::warn!(%error, "a tool call failed");
-        let code = if matches!(error, DatabaseError::NotReady) {
-            "POOL_NOT_INITIALIZED"
-        } else {
-            "SYSTEM_UNAVAILABLE"
-        };
-        Self::server_failure(code, &error)
+        if matches!(error, DatabaseError::NotReady) {
+            return Self::server_failure("POOL_NOT_INITIALIZED", &error);
+        }
+        // Its own words are for the log: they may name users, tables, and values of others.
+        Self::server_failure("SYSTEM_UNAVAILABLE", &Unavailable)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod shared_context;
 mod tool;
 
 pub use call::CallContext;
+pub(crate) use error::INVALID;
 pub use error::{Severity, ToolError};
 pub use prompt::{PromptArguments, PromptRegistry, PromptResult};
 pub use resource::{ReadResult, ResourceAnswer, ResourceProvider, ResourceRegistry};

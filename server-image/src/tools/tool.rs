@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use rmcp::ErrorData;
 use rmcp::handler::server::common::schema_for_input;
-use rmcp::model::{CallToolRequestParams, CallToolResponse, Tool, ToolAnnotations};
+use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,7 +36,7 @@ type Run = Box<dyn Fn(CallToolRequestParams, CallContext) -> BoxFuture<'static, 
 struct Registered {
     definition: Tool,
     run: Run,
-    /// Whether it needs its arguments only, and gives JSON only.
+    /// Whether it needs its arguments only, and tells its client its result only.
     is_plain: bool,
 }
 
@@ -129,6 +129,21 @@ impl ToolRegistry {
         self.insert(name, definition, run, false);
     }
 
+    /// Adds a tool that sees its arguments alone, as with [`Self::add`], and answers with content of any kind.
+    pub fn add_content(
+        &mut self,
+        name: &'static str,
+        mut definition: Tool,
+        answer: impl Fn(JsonObject) -> CallToolResult + Send + Sync + 'static,
+    ) {
+        definition.name = name.into();
+        let run: Run = Box::new(move |request, _| {
+            let result = answer(request.arguments.unwrap_or_default());
+            Box::pin(async { Called::Whole(Box::new(result.into())) })
+        });
+        self.insert(name, definition, run, true);
+    }
+
     fn insert(&mut self, name: &'static str, definition: Tool, run: Run, is_plain: bool) {
         let registered = Registered {
             definition,
@@ -155,7 +170,7 @@ impl ToolRegistry {
         self.tools.get_key_value(name).map(|(known, _)| *known)
     }
 
-    /// As [`Self::known_name`], for tools that were added with [`Self::add`]: they neither see the MCP request nor tell
+    /// As [`Self::known_name`], for tools that were not added with [`Self::add_whole`]: they neither see the MCP request nor tell
     /// its client anything but their result.
     #[must_use]
     pub fn plain_name(&self, name: &str) -> Option<&'static str> {

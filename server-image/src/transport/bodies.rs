@@ -9,20 +9,17 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
-use axum::response::Response;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, StatusCode};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use memchr::memchr2;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use serde_json::Value;
 
-use crate::auth::refusal::{refused, refused_for};
 use crate::memory;
 use crate::metrics::at_scrape;
 
@@ -36,8 +33,8 @@ const SMALL: u64 = 8 * 1024;
 const VALUE: usize = 256;
 /// What a map takes beside its values, in bytes.
 const MAP: usize = 1024;
-/// Bodies come and go within a second.
-const RETRY_SECONDS: u64 = 1;
+/// After how many seconds there is room again: bodies come and go within a second.
+pub(crate) const RETRY_SECONDS: u32 = 1;
 
 /// The memory of one server process.
 #[derive(Debug)]
@@ -80,7 +77,6 @@ impl Budget {
         let share = Arc::new(Share {
             budget: Arc::clone(self),
             held: AtomicUsize::new(0),
-            exceeded: AtomicBool::new(false),
         });
         let counted = Counted {
             body,
@@ -102,7 +98,6 @@ fn most(limit: Option<u64>) -> usize {
 pub(super) struct Share {
     budget: Arc<Budget>,
     held: AtomicUsize,
-    exceeded: AtomicBool,
 }
 
 impl Share {
@@ -111,33 +106,11 @@ impl Share {
         if self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.budget.most {
             return Ok(());
         }
-        if !self.exceeded.swap(true, Ordering::Relaxed) {
-            self.budget.refused.inc();
+        self.budget.refused.inc();
+        if self.held.load(Ordering::Relaxed) > self.budget.most {
+            return Err(OutOfMemory::TooManyValues);
         }
-        Err(OutOfMemory)
-    }
-
-    /// Whether it alone is more than the budget.
-    fn can_never_fit(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > self.budget.most
-    }
-
-    /// The answer, or, if the body did not fit, the one that says so.
-    pub(super) fn judge(&self, response: Response) -> Response {
-        if !self.exceeded.load(Ordering::Relaxed) {
-            return response;
-        }
-        if self.can_never_fit() {
-            let message = "the values in the request take too much memory; send fewer of them at once";
-            return refused(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", message, &Value::Null);
-        }
-        refused_for(
-            RETRY_SECONDS,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "bodies_too_large",
-            &OutOfMemory.to_string(),
-            &Value::Null,
-        )
+        Err(OutOfMemory::TooManyBodies)
     }
 }
 
@@ -147,9 +120,16 @@ impl Drop for Share {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the requests that are arriving take too much memory together; try again in {RETRY_SECONDS} s")]
-struct OutOfMemory;
+/// A body that is not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OutOfMemory {
+    /// It alone is more than the budget.
+    #[error("the values in the request take too much memory; send fewer of them at once")]
+    TooManyValues,
+    /// There is no room now.
+    #[error("the requests that are arriving take too much memory together; try again in {RETRY_SECONDS} s")]
+    TooManyBodies,
+}
 
 /// Weighs a message of JSON as it arrives, part by part.
 #[derive(Debug, Default)]

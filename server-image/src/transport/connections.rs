@@ -286,15 +286,10 @@ impl Future for Serving {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answering).poll(context).map_ok(|response| {
-            let (busy, share) = (self.busy.take(), self.share.take());
-            let response = match &share {
-                Some(share) => share.judge(response),
-                None => response,
-            };
             response.map(|body| Served {
                 body,
-                _busy: busy,
-                _share: share,
+                _busy: self.busy.take(),
+                _share: self.share.take(),
             })
         })
     }

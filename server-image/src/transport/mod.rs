@@ -6,10 +6,13 @@ mod activity;
 mod bodies;
 mod compression;
 mod connections;
+mod pages;
 pub mod settings;
 mod tls;
 
+pub(crate) use bodies::{OutOfMemory, RETRY_SECONDS};
 pub(crate) use compression::compression;
 pub use connections::{Connections, Peer};
+pub(crate) use pages::PagesLayer;
 pub use settings::{Settings, TlsFiles};
 pub use tls::{InvalidTls, Tls};

@@ -34,8 +34,16 @@ impl Random {
     }
 }
 
+/// The revision whose requests say all about their client.
+const MODERN: &str = "2026-07-28";
 /// What an input names that is to come further than the version check; the second comes further in a session.
 const CURRENT: &[&str] = &["2026-07-28", "2026-07-28", "2025-11-25"];
+
+/// What requests name that are half of one era and half of the other: they say all about their client as those of
+/// [`MODERN`] do, and name a revision that has sessions.
+const BETWEEN: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26"];
+/// One in so many inputs is followed by another with the same id.
+const TWINS: usize = 50;
 
 /// What is wrong with an input: only one part, so that the others let it come further than the first check.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,12 +60,14 @@ pub struct Input {
     headers: Vec<(&'static str, Vec<u8>)>,
     body: Vec<u8>,
     wrong: Wrong,
+    leaves: bool,
 }
 
 const ENDPOINT: &str = "/mcp";
 /// Where the REST shim has its tools.
 const SHIM: &str = "/mcp/tool/";
 const API_KEY: &str = "x-api-key";
+const SESSION_ID: &str = "mcp-session-id";
 
 const METHODS: &[&str] = &[
     "tools/call",
@@ -177,18 +187,70 @@ const VERSIONS: &[&str] = &[
 ];
 
 impl Input {
-    /// The next input; those up to 2025-11-25 are of one of `sessions`.
-    pub fn new(random: &mut Random, sessions: &[String]) -> Self {
+    /// The next `count` inputs; most of those up to 2025-11-25 are of one of `sessions`.
+    pub fn batch(random: &mut Random, sessions: &[String], count: usize) -> Vec<Self> {
+        let mut inputs = Vec::new();
+        while inputs.len() < count {
+            if random.one_in(TWINS) {
+                // One after the other, so that both are on their way at once.
+                inputs.extend(Self::twins(random, sessions));
+            } else {
+                inputs.push(Self::new(random, sessions));
+            }
+        }
+        inputs.truncate(count);
+        inputs
+    }
+
+    /// Two calls with the same id in the same session, and the first one takes a while. No client may do that, and any
+    /// can: the session tells its answers apart by id.
+    fn twins(random: &mut Random, sessions: &[String]) -> [Self; 2] {
+        let (session, id) = (random.below(sessions.len()), random.below(1000));
+        let second = random.of(&["simulate_work", "get_usage_guidance", "no_such_tool"]);
+        ["simulate_work", second].map(|tool| {
+            let arguments = if tool == "simulate_work" {
+                json!({"io_ms": 20})
+            } else {
+                json!({})
+            };
+            let params = json!({"name": tool, "arguments": arguments});
+            let message = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+            let mut headers = headers(random, Wrong::Arguments, "tools/call", tool, "2025-11-25");
+            headers.push((SESSION_ID, sessions[session].clone().into_bytes()));
+            Self {
+                method: Method::POST,
+                path: ENDPOINT.to_owned(),
+                headers,
+                body: message.to_string().into_bytes(),
+                wrong: Wrong::Arguments,
+                leaves: false,
+            }
+        })
+    }
+
+    fn new(random: &mut Random, sessions: &[String]) -> Self {
         let wrong = [Wrong::Arguments, Wrong::Head, Wrong::Body][random.below(3)];
         let methods = if random.one_in(2) { &["tools/call"] } else { METHODS };
-        let versions = if wrong == Wrong::Head { VERSIONS } else { CURRENT };
+        let is_between = random.one_in(12);
+        let versions = match wrong {
+            _ if is_between => BETWEEN,
+            Wrong::Head => VERSIONS,
+            Wrong::Arguments | Wrong::Body => CURRENT,
+        };
         let (method, version) = (random.of(methods).to_owned(), random.of(versions).to_owned());
+        // Most name the same revision twice; who names two may be taken for either.
+        let named = if is_between && random.one_in(4) {
+            random.of(VERSIONS).to_owned()
+        } else {
+            version.clone()
+        };
+        let meta = (is_between || version == MODERN).then_some(named.as_str());
         let tool = random.of(TOOLS).to_owned();
         let is_rest = random.one_in(8);
         let message = if is_rest {
             rest_body(random, wrong)
         } else {
-            message(random, wrong, &method, &tool, &version)
+            message(random, wrong, &method, &tool, &version, meta)
         };
         let name = message["params"]["uri"].as_str().unwrap_or(&tool).to_owned();
         let body = if wrong == Wrong::Body {
@@ -206,10 +268,12 @@ impl Input {
             headers: headers(random, wrong, &method, &name, &version),
             body,
             wrong,
+            leaves: random.one_in(4),
         };
-        if version != "2026-07-28" && !random.one_in(8) {
+        let without_session = if is_between { 2 } else { 8 };
+        if version != MODERN && !random.one_in(without_session) {
             let session = sessions[random.below(sessions.len())].clone();
-            input.headers.push(("mcp-session-id", session.into_bytes()));
+            input.headers.push((SESSION_ID, session.into_bytes()));
         }
         if wrong == Wrong::Head && random.one_in(4) {
             let methods = [
@@ -264,6 +328,11 @@ impl Input {
         self.method == Method::HEAD
     }
 
+    /// Whether its client goes away before the end of an event stream.
+    pub fn leaves(&self) -> bool {
+        self.leaves
+    }
+
     /// Gives it the key of a caller, unless it has another.
     pub fn authorize(&mut self, key: &str) {
         if !self.headers.iter().any(|(name, _)| *name == API_KEY) {
@@ -302,7 +371,9 @@ impl From<Input> for Request<Body> {
     }
 }
 
-fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version: &str) -> Value {
+/// A message of the revision `version`; with what requests since [`MODERN`] say about their client, if that names one
+/// in `meta`.
+fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version: &str, meta: Option<&str>) -> Value {
     let mut params = Map::new();
     if method == "initialize" {
         params = object(
@@ -327,9 +398,9 @@ fn message(random: &mut Random, wrong: Wrong, method: &str, tool: &str, version:
     if method == "tools/call" || random.one_in(10) {
         params.insert("arguments".to_owned(), Value::Object(arguments(random)));
     }
-    if version == "2026-07-28" {
+    if let Some(named) = meta {
         let meta = json!({
-            "io.modelcontextprotocol/protocolVersion": version,
+            "io.modelcontextprotocol/protocolVersion": named,
             "io.modelcontextprotocol/clientCapabilities": {},
             "io.modelcontextprotocol/clientInfo": {"name": "f", "version": "1"},
         });
@@ -404,6 +475,7 @@ fn value(random: &mut Random, depth: usize) -> Value {
         2 => json!([0_i64, 1, -1, i64::MAX, i64::MIN, 1000, 1001][random.below(7)]),
         3 => json!([0.5, -0.0, 1e300, 1e-300, 59.999_999][random.below(5)]),
         4 => json!(random.next()),
+        5 if random.one_in(2) => json!(noise(random)),
         5 => json!("x".repeat(1 << random.below(12))),
         6 => json!(random.of(TEXTS)),
         7 => (0..random.below(4)).map(|_| value(random, depth - 1)).collect(),
@@ -411,6 +483,14 @@ fn value(random: &mut Random, depth: usize) -> Value {
             .map(|_| (random.of(KEYS).to_owned(), value(random, depth - 1)))
             .collect(),
     }
+}
+
+/// A text of up to 8 KiB that nobody can store in less: databases differ in what is too long for an index.
+fn noise(random: &mut Random) -> String {
+    let length = 1 << random.below(12);
+    (0..length)
+        .filter_map(|_| char::from_u32(0x1_0000 + u32::try_from(random.below(0x1_0000)).unwrap()))
+        .collect()
 }
 
 fn change_some(random: &mut Random, message: &mut Value) {
@@ -531,11 +611,11 @@ fn headers(
     );
     for (name, values) in [
         (
-            "mcp-session-id",
+            SESSION_ID,
             &["", "x", "00000000-0000-0000-0000-000000000000", "../../x"][..],
         ),
         ("origin", &["http://localhost", "https://evil.example", "null", ""]),
-        ("last-event-id", &["0", "x/1", "99999999999999999999"]),
+        ("last-event-id", &["0", "x/1", "99999999999999999999", "nobody.1.0"]),
         ("authorization", &["Bearer x", "Bearer sct_x", "Basic dTpw", "Bearer"]),
         (API_KEY, &["x", ""]),
         ("x-forwarded-for", &["1.2.3.4", "a,b,c", ",,,"]),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mcp_server::tuning::Tuning;
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 use crate::support::server::{TestServer, file_settings, settings};
@@ -207,5 +208,49 @@ async fn tuning_shows_what_is_in_force() {
             "concurrency": 5,
             "queueMax": 7,
         })
+    );
+}
+
+/// Lost otherwise: a client of JSON-RPC gets a text that it cannot read, and one that waits in the queue waits for ever.
+#[tokio::test]
+async fn no_call_takes_longer_than_two_minutes() {
+    let (mut settings, _folder) = file_settings();
+    settings.network.rest_shim = true;
+    settings.tuning.concurrency = 1;
+    let server = TestServer::start(settings).await;
+    let work = |tool: RequestBuilder| tokio::spawn(async move { tool.send().await.unwrap() });
+    // Two of them fit into two minutes, one after the other.
+    let minute = json!({"io_ms": 55_000});
+    let over_mcp = || work(server.client.tool("simulate_work", &minute));
+    let done = [over_mcp(), over_mcp()];
+    server.until_metric("mcp_queued_requests", 1.0).await;
+    let rest = format!("{}/tool/simulate_work", server.client.url());
+    let too_late = [over_mcp(), work(reqwest::Client::new().post(rest).json(&minute))];
+    server.until_metric("mcp_queued_requests", 3.0).await;
+    // From here on time passes as soon as nobody has anything to do.
+    tokio::time::pause();
+    for call in done {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+    let [mcp, rest] = too_late.map(async |call| {
+        let answer = call.await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    });
+    let (status, refusal) = mcp.await;
+    assert_eq!(
+        (
+            status,
+            &refusal["id"],
+            &refusal["error"]["code"],
+            &refusal["error"]["data"]["reason"]
+        ),
+        (504, &json!(1), &json!(-32000), &json!("timed_out")),
+        "{refusal}"
+    );
+    let (status, envelope) = rest.await;
+    assert_eq!(
+        (status, &envelope["code"]),
+        (504, &json!("REQUEST_TIMEOUT")),
+        "{envelope}"
     );
 }

@@ -5,9 +5,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use mcp_server::server::Settings;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
+use crate::support::databases::both;
 use crate::support::postgres::{Postgres, SHARED, connect};
 use crate::support::redis::Redis;
 use crate::support::server::{TestServer, settings};
@@ -15,11 +17,15 @@ use crate::support::until;
 
 const STALENESS: Duration = Duration::from_millis(300);
 
-async fn start(url: &str, redis: Option<&str>, staleness: Duration) -> TestServer {
+fn with_cache(url: &str, redis: Option<&str>, staleness: Duration) -> Settings {
     let mut settings = settings(url);
     settings.data.redis_url = redis.map(str::to_owned);
     settings.cache.staleness = staleness;
-    TestServer::start(settings).await
+    settings
+}
+
+async fn start(url: &str, redis: Option<&str>, staleness: Duration) -> TestServer {
+    TestServer::start(with_cache(url, redis, staleness)).await
 }
 
 async fn session(server: &TestServer) -> Value {
@@ -209,49 +215,51 @@ async fn replicas_share_what_one_has_read() {
 /// What an agent keeps for itself must not come out of a cache for another one, in any tier, on any replica.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_what_was_cached_for_another() {
-    let (redis, url) = (Redis::start(), SHARED.database().await);
-    let (a, b) = tokio::join!(
-        start(&url, Some(&redis.url), STALENESS),
-        start(&url, Some(&redis.url), STALENESS)
-    );
-    let session = session(&a).await;
-    let secret = json!({"session_id": session, "content": "secret", "visibility": "private", "agent_id": "victim"});
-    assert_eq!(a.client.call("add_message", secret).await["success"], true);
-    let secret = json!({"agent_id": "victim", "key": "k", "value": "secret"});
-    assert_eq!(a.client.call("set_memory", secret).await["success"], true);
-    // The victim's own reads fill both tiers of both replicas.
-    for server in [&a, &b] {
-        for agent in ["victim", "victim"] {
-            for (tool, arguments) in reads(&session, agent) {
-                let found = server.client.call(tool, arguments).await.to_string();
-                assert!(found.contains("secret"), "{tool}: {found}");
+    for database in both().await {
+        let kind = database.kind;
+        let redis = Redis::start();
+        let settings = with_cache(&database.url, Some(&redis.url), STALENESS);
+        let servers = database.servers(&settings).await;
+        let first = &servers[0];
+        let session = session(first).await;
+        let secret = json!({"session_id": session, "content": "secret", "visibility": "private", "agent_id": "victim"});
+        assert_eq!(first.client.call("add_message", secret).await["success"], true);
+        let secret = json!({"agent_id": "victim", "key": "k", "value": "secret"});
+        assert_eq!(first.client.call("set_memory", secret).await["success"], true);
+        // The victim's own reads fill both tiers of all servers.
+        for server in &servers {
+            for agent in ["victim", "victim"] {
+                for (tool, arguments) in reads(&session, agent) {
+                    let found = server.client.call(tool, arguments).await.to_string();
+                    assert!(found.contains("secret"), "{kind}, {tool}: {found}");
+                }
             }
         }
-    }
-    // Names made to look like the victim's key in whatever way keys are put together.
-    let lookalikes = [
-        "attacker",
-        "anonymous",
-        "Victim",
-        "victim ",
-        "victim\", agent_type: None",
-        "victim:k",
-        "victim/",
-        "*",
-        "victim%",
-    ];
-    for server in [&a, &b] {
-        for agent in lookalikes {
-            for (tool, arguments) in reads(&session, agent) {
-                let found = server.client.call(tool, arguments).await.to_string();
-                assert!(!found.contains("secret"), "{tool} as {agent:?}: {found}");
+        // Names made to look like the victim's key in whatever way keys are put together.
+        let lookalikes = [
+            "attacker",
+            "anonymous",
+            "Victim",
+            "victim ",
+            "victim\", agent_type: None",
+            "victim:k",
+            "victim/",
+            "*",
+            "victim%",
+        ];
+        for server in &servers {
+            for agent in lookalikes {
+                for (tool, arguments) in reads(&session, agent) {
+                    let found = server.client.call(tool, arguments).await.to_string();
+                    assert!(!found.contains("secret"), "{kind}, {tool} as {agent:?}: {found}");
+                }
             }
+            let own = server
+                .client
+                .call("get_memory", json!({"agent_id": "victim", "key": "k"}))
+                .await;
+            assert_eq!(own["value"], "secret", "{kind}");
         }
-        let own = server
-            .client
-            .call("get_memory", json!({"agent_id": "victim", "key": "k"}))
-            .await;
-        assert_eq!(own["value"], "secret");
     }
 }
 
@@ -270,24 +278,29 @@ fn reads(session: &Value, agent: &str) -> [(&'static str, Value); 4] {
 /// A memory entry must end when it ends, also in the cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_expires_leaves_the_cache_in_time() {
-    let (redis, url) = (Redis::start(), SHARED.database().await);
-    let (a, b) = tokio::join!(
-        start(&url, Some(&redis.url), STALENESS),
-        start(&url, Some(&redis.url), STALENESS)
-    );
-    let entry = json!({"agent_id": "x", "key": "k", "value": 1, "expires_in": 2});
-    let began = Instant::now();
-    a.client.call("set_memory", entry).await;
-    let get = async |server: &TestServer| {
-        let found = server
-            .client
-            .call("get_memory", json!({"agent_id": "x", "key": "k"}))
-            .await;
-        found["value"] == 1
-    };
-    assert!(get(&a).await && get(&a).await && get(&b).await);
-    tokio::time::sleep(Duration::from_millis(2_050).saturating_sub(began.elapsed())).await;
-    assert!(!get(&a).await && !get(&b).await, "two seconds are over");
+    for database in both().await {
+        let kind = database.kind;
+        let redis = Redis::start();
+        let settings = with_cache(&database.url, Some(&redis.url), STALENESS);
+        let servers = database.servers(&settings).await;
+        let entry = json!({"agent_id": "x", "key": "k", "value": 1, "expires_in": 2});
+        servers[0].client.call("set_memory", entry).await;
+        let set = Instant::now();
+        let get = async |server: &TestServer| {
+            let found = server
+                .client
+                .call("get_memory", json!({"agent_id": "x", "key": "k"}))
+                .await;
+            found["value"] == 1
+        };
+        for server in servers.iter().chain(&servers) {
+            assert!(get(server).await, "{kind}: it is there");
+        }
+        tokio::time::sleep(Duration::from_millis(2_050).saturating_sub(set.elapsed())).await;
+        for server in &servers {
+            assert!(!get(server).await, "{kind}: two seconds are over");
+        }
+    }
 }
 
 /// A hundred readers of one value must not be a hundred questions to the database.
@@ -324,87 +337,97 @@ async fn many_readers_ask_once() {
 /// The scaler sizes the cache by these figures, and a person trusts the ratio: they must be what happened.
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_are_what_happened() {
-    let url = SHARED.database().await;
-    let server = start(&url, None, Duration::from_secs(30)).await;
-    let entry = |key: u32| json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(1_000)});
-    let get = async |key: u32| {
-        let found = server
-            .client
-            .call("get_memory", json!({"agent_id": "x", "key": format!("k{key}")}))
-            .await;
-        assert_eq!(found["success"], true);
-    };
-    for key in 0..10 {
-        server.client.call("set_memory", entry(key)).await;
-    }
-    // 10 new ones, then 20 hits; one is changed: a miss, and a hit.
-    for _ in 0..3 {
+    for database in both().await {
+        let kind = database.kind;
+        let server = start(&database.url, None, Duration::from_secs(30)).await;
+        let entry = |key: u32| json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(1_000)});
+        let get = async |key: u32| {
+            let found = server
+                .client
+                .call("get_memory", json!({"agent_id": "x", "key": format!("k{key}")}))
+                .await;
+            assert_eq!(found["success"], true);
+        };
         for key in 0..10 {
-            get(key).await;
+            server.client.call("set_memory", entry(key)).await;
         }
+        // 10 new ones, then 20 hits; one is changed: a miss, and a hit.
+        for _ in 0..3 {
+            for key in 0..10 {
+                get(key).await;
+            }
+        }
+        server.client.call("set_memory", entry(3)).await;
+        get(3).await;
+        get(3).await;
+        let scrape = server.scrape().await;
+        let of = |name, result| scrape.value(name, &[("tier", "l1"), ("result", result)]);
+        for (result, expected) in [
+            ("hit", 21.0),
+            ("miss_new", 10.0),
+            ("miss_changed", 1.0),
+            ("miss_evicted", 0.0),
+        ] {
+            assert_eq!(of("mcp_cache_requests_total", result), expected, "{kind}: {result}");
+        }
+        assert!((scrape.value("mcp_cache_hit_ratio", &[]) - 21.0 / 32.0).abs() < 1e-9);
+        assert_eq!(scrape.value("mcp_cache_entries", &[("tier", "l1")]), 10.0);
+        let bytes = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
+        assert!(
+            (10_000.0..25_000.0).contains(&bytes),
+            "{kind}: ten values of 1000 bytes take {bytes}"
+        );
+        assert_eq!(
+            scrape.value("mcp_cache_capacity_bytes", &[("tier", "l1")]),
+            16.0 * 1024.0 * 1024.0
+        );
+        // 20 reads come back after all ten, one after itself alone; new and changed ones are beyond every size.
+        let up_to = |bound: f64| {
+            let buckets = scrape.buckets("mcp_cache_reuse_bytes_bucket", &[("tier", "l1")]);
+            let found = buckets.iter().rfind(|(limit, _)| *limit <= bound);
+            found.map_or(0.0, |(_, count)| *count)
+        };
+        assert_eq!(scrape.value("mcp_cache_reuse_bytes_count", &[("tier", "l1")]), 32.0);
+        assert_eq!(up_to(5_000.0), 1.0, "{kind}: the read of what was just read");
+        assert_eq!(up_to(bytes * 1.2), 21.0, "{kind}: all that could be hits");
+        assert_eq!(up_to(1e12), 21.0, "{kind}: no size makes hits of the others");
     }
-    server.client.call("set_memory", entry(3)).await;
-    get(3).await;
-    get(3).await;
-    let scrape = server.scrape().await;
-    let of = |name, result| scrape.value(name, &[("tier", "l1"), ("result", result)]);
-    for (result, expected) in [
-        ("hit", 21.0),
-        ("miss_new", 10.0),
-        ("miss_changed", 1.0),
-        ("miss_evicted", 0.0),
-    ] {
-        assert_eq!(of("mcp_cache_requests_total", result), expected, "{result}");
-    }
-    assert!((scrape.value("mcp_cache_hit_ratio", &[]) - 21.0 / 32.0).abs() < 1e-9);
-    assert_eq!(scrape.value("mcp_cache_entries", &[("tier", "l1")]), 10.0);
-    let bytes = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
-    assert!(
-        (10_000.0..25_000.0).contains(&bytes),
-        "ten values of 1000 bytes take {bytes}"
-    );
-    assert_eq!(
-        scrape.value("mcp_cache_capacity_bytes", &[("tier", "l1")]),
-        16.0 * 1024.0 * 1024.0
-    );
-    // 20 reads come back after all ten, one after itself alone; new and changed ones are beyond every size.
-    let up_to = |bound: f64| {
-        let buckets = scrape.buckets("mcp_cache_reuse_bytes_bucket", &[("tier", "l1")]);
-        let found = buckets.iter().rfind(|(limit, _)| *limit <= bound);
-        found.map_or(0.0, |(_, count)| *count)
-    };
-    assert_eq!(scrape.value("mcp_cache_reuse_bytes_count", &[("tier", "l1")]), 32.0);
-    assert_eq!(up_to(5_000.0), 1.0, "the read of what was just read");
-    assert_eq!(up_to(bytes * 1.2), 21.0, "all that could be hits");
-    assert_eq!(up_to(1e12), 21.0, "no size makes hits of the others");
 }
 
-/// A smaller cache must let go at once, and say so; zero means none.
+/// A cache that keeps more than it may takes memory that the server needs; and whoever sizes it must see what had to
+/// make room.
 #[tokio::test(flavor = "multi_thread")]
 async fn capacity_is_kept() {
-    let url = SHARED.database().await;
-    let mut settings = settings(&url);
-    settings.cache.local_bytes = 200_000;
-    settings.cache.staleness = Duration::from_secs(30);
-    let server = TestServer::start(settings).await;
-    for key in 0..100 {
-        let entry = json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(5_000)});
-        server.client.call("set_memory", entry).await;
+    for database in both().await {
+        let kind = database.kind;
+        let mut settings = settings(&database.url);
+        settings.cache.local_bytes = 200_000;
+        settings.cache.staleness = Duration::from_secs(30);
+        let server = TestServer::start(settings).await;
+        for key in 0..100 {
+            let entry = json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(5_000)});
+            server.client.call("set_memory", entry).await;
+            server
+                .client
+                .call("get_memory", json!({"agent_id": "x", "key": format!("k{key}")}))
+                .await;
+        }
+        let scrape = server.scrape().await;
+        let bytes = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
+        assert!(
+            (50_000.0..=200_000.0).contains(&bytes),
+            "{kind}: {bytes} of 200000 bytes"
+        );
+        let evictions = scrape.value("mcp_cache_evictions_total", &[]);
+        assert!(evictions > 50.0, "{kind}: {evictions} of 100 values had to leave");
         server
             .client
-            .call("get_memory", json!({"agent_id": "x", "key": format!("k{key}")}))
+            .call("get_memory", json!({"agent_id": "x", "key": "k0"}))
             .await;
+        let evicted = [("tier", "l1"), ("result", "miss_evicted")];
+        let again = server.scrape().await.value("mcp_cache_requests_total", &evicted);
+        assert!(again >= 1.0, "{kind}: the first had to leave, and was asked for again");
     }
-    let scrape = server.scrape().await;
-    let bytes = scrape.value("mcp_cache_bytes", &[("tier", "l1")]);
-    assert!((50_000.0..=200_000.0).contains(&bytes), "{bytes} of 200000 bytes");
-    assert!(scrape.value("mcp_cache_evictions_total", &[]) > 50.0);
-    server
-        .client
-        .call("get_memory", json!({"agent_id": "x", "key": "k0"}))
-        .await;
-    let evicted = [("tier", "l1"), ("result", "miss_evicted")];
-    assert!(server.scrape().await.value("mcp_cache_requests_total", &evicted) >= 1.0);
 }
 
 /// Redis may be away, or accept connections and say nothing: callers must hardly notice, and operators must know.

@@ -120,33 +120,3 @@ async fn every_change_of_what_is_cached_is_noted() {
         }
     }
 }
-
-/// A look at the journal is made many times a second: it must not read the whole table.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_the_journal_reads_an_index() {
-    let [_, database] = both().await;
-    migrate(&database).await;
-    let connection = postgres::connect(&database.url).await;
-    connection
-        .batch_execute(
-            "INSERT INTO cache_journal (position, tag) SELECT i, 'session:' || i FROM generate_series(1, 50000) i; \
-             ANALYZE cache_journal",
-        )
-        .await
-        .unwrap();
-    let rows = connection
-        .query(
-            "EXPLAIN SELECT s.forgotten, j.tag FROM cache_journal_state s LEFT JOIN \
-             (SELECT position, tag FROM cache_journal WHERE position >= 49990 ORDER BY position DESC LIMIT 20001) j \
-             ON true",
-            &[],
-        )
-        .await
-        .unwrap();
-    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let plan = plan.join("\n");
-    assert!(
-        plan.contains("cache_journal_by_position") && !plan.contains("Seq Scan on cache_journal "),
-        "{plan}"
-    );
-}

@@ -2,24 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join_all;
 use mcp_server::cache::{Cache, CacheSettings, Cached, HeapBytes, Key};
 use mcp_server::database::{Database, DatabaseError, DatabaseTarget};
 use mcp_server::migrate;
+use mcp_server::server::Settings;
 use prometheus_client::registry::Registry;
 use redis::AsyncCommands;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::databases::{TestDatabase, both};
 use crate::support::postgres::{Postgres, SHARED, connect};
 use crate::support::redis::Redis;
+use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
 /// Long enough that nothing is checked again during a test.
 const LONG: Duration = Duration::from_secs(30);
+/// The table of changes.
+const JOURNAL: &str = "cache_journal";
 /// Begins the names of notes that are only there to be stored.
 const PROBE: &str = "probe";
 
@@ -134,6 +139,96 @@ async fn a_new_replica_knows_what_others_read_most() {
         assert_eq!(b.read(name, "value").await, "value");
     }
     assert_eq!(b.loads(), 0, "nothing was asked, neither Redis nor the database");
+}
+
+/// All that agents read and that is cached, once.
+async fn read_all(server: &TestServer, session: &Value) {
+    for (tool, arguments) in [
+        ("get_session", json!({"session_id": session})),
+        ("get_messages", json!({"session_id": session})),
+        ("search_context", json!({"session_id": session, "query": "needle"})),
+        ("get_memory", json!({"agent_id": "x", "key": "k"})),
+    ] {
+        let found = server.client.call(tool, arguments).await;
+        assert_eq!(found["success"], true, "{tool}: {found}");
+    }
+}
+
+/// Says in Redis that all that is there is read often, as replicas do every half minute. Returns of which kinds it is.
+async fn make_popular(redis: &Redis) -> Vec<String> {
+    let mut connection = redis.connect().await;
+    // Lists are named by tens of minutes; a new server reads the last one, too.
+    let number = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 600;
+    let mut kinds = Vec::new();
+    for name in redis.keys().await {
+        let (colon, _) = name.match_indices(':').nth(3).unwrap();
+        let (origin, key) = (&name[..colon], &name[colon + 1..]);
+        let _: () = connection
+            .zadd(format!("{origin}#popular:{number}"), key, 10.0)
+            .await
+            .unwrap();
+        kinds.push(key.split(':').next().unwrap().to_owned());
+    }
+    kinds.sort();
+    kinds
+}
+
+/// A server in whose cache there are `count` values before anybody has asked it.
+async fn warm_server(settings: &Settings, count: f64) -> TestServer {
+    for _ in 0..10 {
+        let server = TestServer::start(settings.clone()).await;
+        let is_warm = until("the cache is warm, or Redis was too slow for that", async || {
+            let scrape = server.scrape().await;
+            if scrape.value("mcp_cache_entries", &[("tier", "l1")]) == count {
+                return Some(true);
+            }
+            (scrape.value("mcp_cache_redis_errors_total", &[]) > 0.0).then_some(false)
+        })
+        .await;
+        if is_warm {
+            return server;
+        }
+    }
+    panic!("Redis was too slow for every server");
+}
+
+/// The same of the whole server: a roll-out under load must not ask the database for everything again, and what agents
+/// really read is of many kinds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_server_has_what_others_read_most() {
+    let (redis, url) = (Redis::start(), SHARED.database().await);
+    let mut settings = settings(&url);
+    settings.data.redis_url = Some(redis.url.clone());
+    // It keeps nothing itself: what it finds is what others will find.
+    settings.cache.local_bytes = 0;
+    let a = TestServer::start(settings.clone()).await;
+    let session = a.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let message = json!({"session_id": session, "content": "needle"});
+    assert_eq!(a.client.call("add_message", message).await["success"], true);
+    let entry = json!({"agent_id": "x", "key": "k", "value": 1});
+    assert_eq!(a.client.call("set_memory", entry).await["success"], true);
+    let loads = async || a.scrape().await.value("mcp_cache_load_seconds_count", &[]);
+    until("all is in Redis", async || {
+        let before = loads().await;
+        read_all(&a, &session).await;
+        (loads().await == before).then_some(())
+    })
+    .await;
+    let kinds = make_popular(&redis).await;
+    assert_eq!(kinds, ["memory", "page", "search", "session", "view"]);
+
+    settings.cache = CacheSettings {
+        staleness: LONG,
+        ..CacheSettings::default()
+    };
+    let b = warm_server(&settings, 5.0).await;
+    read_all(&b, &session).await;
+    let scrape = b.scrape().await;
+    let looked = scrape.value("mcp_cache_requests_total", &[("tier", "l1")]);
+    let hit = [("tier", "l1"), ("result", "hit")];
+    assert_eq!(scrape.value("mcp_cache_requests_total", &hit), looked, "all were hits");
+    assert!(looked >= 5.0, "each kind was looked for: {looked} look-ups");
+    assert_eq!(scrape.value("mcp_cache_load_seconds_count", &[]), 0.0);
 }
 
 /// Warming up must not bring back what was true before, believe what somebody else has put there, or know the old
@@ -319,22 +414,11 @@ async fn age_journal(database: &TestDatabase) {
     database.execute(sqlite, postgres).await;
 }
 
-async fn journal_lines(database: &TestDatabase) -> i64 {
-    let sql = "SELECT count(*) FROM cache_journal";
-    match database.url.strip_prefix("sqlite:") {
-        Some(path) => {
-            let connection = rusqlite::Connection::open(path).unwrap();
-            connection.query_row(sql, [], |row| row.get(0)).unwrap()
-        }
-        None => connect(&database.url).await.query_one(sql, &[]).await.unwrap().get(0),
-    }
-}
-
 /// Tidies until so many lines are left: while any transaction of the database server is older than a line, it stays.
 async fn tidied(database: &TestDatabase, replica: &Replica, lines: i64) {
     until("the journal is tidy", async || {
         replica.cache.tidy_journal().await.unwrap();
-        (journal_lines(database).await == lines).then_some(())
+        (database.count(JOURNAL).await == lines).then_some(())
     })
     .await;
 }
@@ -357,7 +441,7 @@ async fn old_changes_leave_the_journal_and_young_ones_stay() {
         assert!(tidying.iter().all(Result::is_ok), "{kind}: {tidying:?}");
         tidied(&database, &replica, 3).await;
         replica.cache.tidy_journal().await.unwrap();
-        assert_eq!(journal_lines(&database).await, 3, "{kind}: nothing more is old");
+        assert_eq!(database.count(JOURNAL).await, 3, "{kind}: nothing more is old");
     }
 }
 

@@ -5,10 +5,13 @@ use std::time::Duration;
 use mcp_server::changes::{Changes, Listener, Relay, STALE_MAX, Topic};
 use mcp_server::database::{Database, PostgresDatabase};
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::support::events::Events;
 use crate::support::postgres::{self, SHARED};
+use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
 struct Replica {
@@ -156,4 +159,38 @@ async fn a_pool_that_is_shrunk_to_one_is_free_for_work() {
         .expect("the relay does not keep the only connection")
         .unwrap();
     relay.abort();
+}
+
+/// Whoever hears that a resource has changed reads it at once, and hears no more of it: a replica that still answers
+/// with what it has kept would leave the client with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_after_the_news_reads_what_is_new() {
+    let mut settings = settings(&SHARED.database().await);
+    settings.cache.staleness = Duration::from_millis(200);
+    let (a, b) = tokio::join!(TestServer::start(settings.clone()), TestServer::start(settings));
+    let session = a.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let shown_at_b = async || {
+        let view = b.client.call("get_session", json!({"session_id": session})).await;
+        view["message_count"].as_i64().unwrap()
+    };
+    let uri = format!("session://{}", session.as_str().unwrap());
+    let wanted = json!({"notifications": {"resourceSubscriptions": [uri]}});
+    let mut listening = Events::of(b.client.modern("subscriptions/listen", wanted).send().await.unwrap());
+    assert_eq!(
+        listening.message().await["method"],
+        "notifications/subscriptions/acknowledged"
+    );
+    for written in 1..=5 {
+        // It knows this from now on, and goes on saying so for a while.
+        assert_eq!(shown_at_b().await, written - 1);
+        let message = json!({"session_id": session, "content": "m"});
+        assert_eq!(a.client.call("add_message", message).await["success"], true);
+        let mut shown = written - 1;
+        while shown < written {
+            // At the start the relay may tell once more that everything may have changed. But after the last news,
+            // which nothing follows, the new state must be there.
+            assert_eq!(listening.message().await["method"], "notifications/resources/updated");
+            shown = shown_at_b().await;
+        }
+    }
 }

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use clap::{Arg, CommandFactory};
+use mcp_server::cli::Cli;
+
 use crate::support::postgres::SHARED;
 
 /// The binary without any setting of this test's own environment.
@@ -213,16 +216,71 @@ fn migrate_fails_when_the_database_stays_away() {
     );
 }
 
-/// Help that does not say what belongs together is a wall of text.
+/// Each flag of a help text, with the heading that it stands under.
+fn flags_with_headings(help: &str) -> Vec<(&str, &str)> {
+    let mut heading = "";
+    let mut flags = Vec::new();
+    for line in help.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
+            heading = name;
+        } else if let Some(flag) = line.strip_prefix("      --") {
+            flags.push((flag.split(' ').next().unwrap(), heading));
+        }
+    }
+    flags
+}
+
+/// Help that does not say what belongs together is a wall of text, and a flag under another subject's heading is not
+/// found.
 #[test]
 fn help_groups_the_flags() {
     let folder = tempfile::tempdir().unwrap();
     let help = text(&run(folder.path(), &["serve", "--help"]).stdout);
-    for heading in ["Network:", "Data:", "Capacity:", "Operation:"] {
-        assert!(help.contains(heading), "{heading} is missing in\n{help}");
+    let found = flags_with_headings(&help);
+    // The headings of docs/server.md, each with a flag that belongs there.
+    let headings = [
+        ("Network", "listen"),
+        ("Transport", "tls-cert"),
+        ("Authentication", "auth"),
+        ("Rate limits", "rate-limits"),
+        ("Data", "database-url"),
+        ("Capacity", "concurrency"),
+        ("Cache", "cache-l1-bytes"),
+        ("Shared context", "max-sessions-per-agent"),
+        ("Operation", "drain-seconds"),
+        ("Logs and traces", "log-format"),
+    ];
+    for (heading, flag) in headings {
+        assert!(
+            found.contains(&(flag, heading)),
+            "--{flag} is not under {heading} in\n{help}"
+        );
     }
-    let commands = text(&run(folder.path(), &["--help"]).stdout);
-    for command in ["serve", "migrate", "report", "healthcheck"] {
-        assert!(commands.contains(command), "{command} is missing in\n{commands}");
+    for (flag, heading) in &found {
+        let is_of_a_subject = headings.iter().any(|(name, _)| name == heading);
+        // They say where settings come from.
+        let is_general = ["config", "check"].contains(flag);
+        assert!(is_of_a_subject != is_general, "--{flag} is under {heading} in\n{help}");
     }
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    let mut all: Vec<_> = serve.get_arguments().filter_map(Arg::get_long).collect();
+    let mut shown: Vec<_> = found.iter().map(|(flag, _)| *flag).collect();
+    all.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(shown, all, "help shows every flag, and each once");
+}
+
+/// A command that help does not name is one that nobody finds.
+#[test]
+fn help_names_the_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = text(&run(folder.path(), &["--help"]).stdout);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.map_while(|line| line.strip_prefix("  ")?.split(' ').next());
+    assert_eq!(
+        commands.collect::<Vec<_>>(),
+        ["serve", "migrate", "report", "stdio", "healthcheck", "api-key", "help"],
+        "{help}"
+    );
 }

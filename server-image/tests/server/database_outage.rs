@@ -1,9 +1,22 @@
-//! The database comes up late, goes away, comes back, and fails single writes.
+//! The database comes up late, goes away, comes back, fails single writes, and is used by those who give up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use futures::future::join_all;
+use mcp_server::database::{Database, DatabaseError, SqliteDatabase};
 use mcp_server::migrate;
+use mcp_server::tools::shared_context::{BATCH, Cleaning, NewSession};
+use prometheus_client::registry::Registry;
+use rusqlite::Transaction;
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use crate::support::databases::both;
 use crate::support::postgres::{Postgres, SHARED, connect};
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
@@ -147,4 +160,196 @@ async fn only_what_is_proven_undone_is_repeated() {
         let stored = number(&database, "SELECT count(*) FROM messages").await;
         assert_eq!((made, stored), (attempts, i64::from(added)), "{name}");
     }
+}
+
+/// An index on a large table takes hours: no replica may wait for that, or a new version is never rolled out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_serves_while_an_index_is_built() {
+    let url = SHARED.database().await;
+    let database = Database::open(&url.parse().unwrap(), 1, &mut Registry::default()).unwrap();
+    database.migrate(&migrate::steps()).await.unwrap();
+    let (mut writer, other) = (connect(&url).await, connect(&url).await);
+    other
+        .batch_execute(
+            "DROP INDEX messages_by_parent; \
+             DELETE FROM schema_migrations WHERE name = 'shared_context_3_messages_by_parent'",
+        )
+        .await
+        .unwrap();
+    // Who builds an index online waits for those who write already.
+    let write = writer.transaction().await.unwrap();
+    write
+        .batch_execute("LOCK TABLE messages IN ROW EXCLUSIVE MODE")
+        .await
+        .unwrap();
+
+    let server = TestServer::start(settings(&url)).await;
+    let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
+    let message = json!({"session_id": session, "content": "m"});
+    assert_eq!(server.client.call("add_message", message).await["success"], true);
+    let built = "SELECT count(*) FROM schema_migrations WHERE name = 'shared_context_3_messages_by_parent'";
+    assert_eq!(number(&other, built).await, 0, "it is still being built");
+    write.commit().await.unwrap();
+    until("the index is built", async || {
+        (number(&other, built).await == 1).then_some(())
+    })
+    .await;
+    let valid = "SELECT count(*) FROM pg_index WHERE indexrelid = 'messages_by_parent'::regclass AND indisvalid";
+    assert_eq!(number(&other, valid).await, 1);
+}
+
+/// The operator gives out connections by these figures: those of a database that has not answered for long say nothing
+/// about now.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_a_database_that_is_gone_are_left_out() {
+    let postgres = Postgres::start();
+    let server = TestServer::start(settings(&postgres.url("postgres"))).await;
+    let figures = async || {
+        let scrape = server.scrape().await;
+        ["mcp_database_backends", "mcp_database_max_connections"].map(|name| scrape.sum(name, &[]).is_some())
+    };
+    assert_eq!(figures().await, [true; 2]);
+    postgres.stop();
+    until("the figures are left out", async || {
+        (figures().await == [false; 2]).then_some(())
+    })
+    .await;
+    postgres.start_again();
+    until("they are back", async || (figures().await == [true; 2]).then_some(())).await;
+}
+
+/// Memory that is stored for a closed session, while that is being removed, keeps the session: otherwise it would be
+/// gone although it was confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_used_while_it_is_removed_stays() {
+    let [_, database] = both().await;
+    let id = "session_0000000000000001";
+    let session = NewSession {
+        id: id.to_owned(),
+        purpose: "test".to_owned(),
+        created_by: "ann".to_owned(),
+        metadata: None,
+    };
+    database.storage.create_session(session, false).await.unwrap();
+    let (blocker, observer) = (connect(&database.url).await, connect(&database.url).await);
+    let old = "UPDATE sessions SET is_active = false, created_at = 'epoch', updated_at = 'epoch'";
+    observer.batch_execute(old).await.unwrap();
+    // What `set_memory` does, not yet committed.
+    blocker
+        .batch_execute(&format!(
+            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) VALUES ('ann', '{id}', 'k', '1', 1); \
+             UPDATE sessions SET updated_at = now()"
+        ))
+        .await
+        .unwrap();
+    let cleaning = tokio::spawn({
+        let storage = Arc::clone(&database.storage);
+        let month = Duration::from_hours(30 * 24);
+        async move { storage.clean(Cleaning::ClosedSessions(month), BATCH).await }
+    });
+    until("the removal waits for the row", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (number(&observer, waiting).await == 1).then_some(())
+    })
+    .await;
+    blocker.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(cleaning.await.unwrap().unwrap(), 0, "nothing is removed");
+    assert_eq!(number(&observer, "SELECT count(*) FROM agent_memory").await, 1);
+}
+
+/// An empty SQLite file with a table `t`.
+async fn file() -> (SqliteDatabase, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("test.db").display());
+    let opened = Database::open(&url.parse().unwrap(), 1, &mut Registry::default()).unwrap();
+    let Database::Sqlite(database) = opened else {
+        panic!("{url} is no SQLite file");
+    };
+    let create = |transaction: &Transaction<'_>| {
+        transaction
+            .execute_batch("CREATE TABLE t (n)")
+            .map_err(DatabaseError::from)
+    };
+    database.write(create).await.unwrap();
+    (database, folder)
+}
+
+fn insert(transaction: &Transaction<'_>) -> Result<(), DatabaseError> {
+    Ok(transaction.execute("INSERT INTO t VALUES (1)", []).map(drop)?)
+}
+
+fn rows(transaction: &Transaction<'_>) -> Result<i64, DatabaseError> {
+    Ok(transaction.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+}
+
+/// One call that panics must not end the thread that all later calls need: the file would be read-only, or not even
+/// readable, until somebody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_panics_is_undone_and_takes_no_thread_with_it() {
+    let (database, _folder) = file().await;
+    let write = database.write(|transaction| -> Result<(), DatabaseError> {
+        insert(transaction)?;
+        panic!("the test wants this write to panic");
+    });
+    assert!(matches!(write.await, Err(DatabaseError::Panicked)));
+    // More than there are threads that read.
+    for _ in 0..6 {
+        let read = database.read(|_| -> Result<(), DatabaseError> { panic!("the test wants this read to panic") });
+        let read = timeout(Duration::from_secs(5), read).await;
+        assert!(matches!(
+            read.expect("there is a thread left"),
+            Err(DatabaseError::Panicked)
+        ));
+    }
+    database.write(insert).await.unwrap();
+    assert_eq!(database.read(rows).await.unwrap(), 1, "only what was confirmed");
+}
+
+/// Clients that hang up must not leave work behind that keeps those waiting who have not.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_nobody_waits_for_is_not_begun() {
+    let (database, _folder) = file().await;
+    let (busy, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // All four threads that read, and the one that writes.
+    let mut gates = Vec::new();
+    let mut blockers = Vec::new();
+    for number in 0..5 {
+        let (gate, wait) = channel::<()>();
+        gates.push(gate);
+        let (database, busy) = (database.clone(), busy.clone());
+        let block = move |_: &Transaction<'_>| {
+            busy.fetch_add(1, Ordering::Relaxed);
+            let _ = wait.recv();
+            Ok::<_, DatabaseError>(())
+        };
+        blockers.push(tokio::spawn(async move {
+            if number == 0 {
+                database.write(block).await
+            } else {
+                database.read(block).await
+            }
+        }));
+    }
+    until("all threads are busy", async || {
+        (busy.load(Ordering::Relaxed) == 5).then_some(())
+    })
+    .await;
+    let count = || {
+        let done = done.clone();
+        move |transaction: &Transaction<'_>| {
+            done.fetch_add(1, Ordering::Relaxed);
+            rows(transaction)
+        }
+    };
+    let short = Duration::from_millis(20);
+    assert!(timeout(short, database.read(count())).await.is_err());
+    assert!(timeout(short, database.write(count())).await.is_err());
+    drop(gates);
+    for blocked in join_all(blockers).await {
+        blocked.unwrap().unwrap();
+    }
+    database.write(insert).await.unwrap();
+    assert_eq!(database.read(rows).await.unwrap(), 1);
+    assert_eq!(done.load(Ordering::Relaxed), 0, "what was given up");
 }

@@ -11,6 +11,7 @@
 )]
 
 mod abuse;
+mod adaptive;
 mod admission;
 mod agents;
 mod arguments;
@@ -22,6 +23,7 @@ mod cache_invalidation;
 mod cache_journal;
 mod cache_reuse;
 mod cache_upkeep;
+mod capabilities;
 mod changes;
 mod clients;
 mod command_line;
@@ -36,9 +38,12 @@ mod memory_limit;
 mod memory_storage;
 mod message_storage;
 mod metrics;
+mod odd_requests;
+mod pages;
 mod pgbouncer;
 mod plans;
 mod pool;
+mod principals;
 mod profile;
 mod protocol;
 mod quotas;

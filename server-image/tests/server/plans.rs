@@ -1,12 +1,14 @@
 //! No call scans a whole table in Postgres. Its own counters say so, of the statements that really run, with the plans
-//! that it really makes of them; the same is tested for SQLite beside its storage.
+//! that it really makes of them; the same is tested for SQLite beside each statement.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mcp_server::cache::{Cache, CacheSettings, session_tag};
 use mcp_server::changes::Changes;
 use mcp_server::database::{Database, DatabaseTarget, Migration};
 use mcp_server::mcp::sessions::{self, SharedSessions};
+use mcp_server::migrate;
 use mcp_server::server::Fixtures;
 use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{
@@ -47,6 +49,17 @@ const FILL_SESSIONS: &str = "
     INSERT INTO mcp_stream_events (stream, position, session_id, is_last)
         SELECT 'other.' || i, 0, 'other' || i, false FROM generate_series(1, 20000) i;
     INSERT INTO mcp_letters (replica, letter) SELECT 'other' || i, '{}' FROM generate_series(1, 20000) i;
+    ANALYZE;
+";
+
+/// The same for the journal of changes, as it is on a busy server: with the ten minutes for which changes are kept, and
+/// half a minute more, until it is tidied. The statistics stay so: nobody analyzes the table again during the test.
+const FILL_JOURNAL: &str = "
+    ALTER TABLE cache_journal SET (autovacuum_enabled = off);
+    INSERT INTO cache_journal (position, tag, at)
+        SELECT i * pg_snapshot_xmin(pg_current_snapshot())::text::bigint / 50000, 'session:' || i,
+               now() - (50000 - i) * interval '12.6 milliseconds'
+        FROM generate_series(1, 50000) i;
     ANALYZE;
 ";
 
@@ -151,6 +164,7 @@ async fn run_everything(storage: &dyn Storage, round: u8) {
         agent_type: "claude".to_owned(),
         permissions: [Permission::Read].into(),
         is_proven: true,
+        key_id: None,
     };
     let (old, new) = (TokenHash([round; 32]), TokenHash([round + 100; 32]));
     storage.issue_token(old, token, Duration::from_hours(1)).await.unwrap();
@@ -162,6 +176,7 @@ async fn run_everything(storage: &dyn Storage, round: u8) {
         .unwrap();
     let refusal = Refusal {
         agent_id: Some(agent),
+        claimed: None,
         action: "get_memory",
         code: "PERMISSION_DENIED",
     };
@@ -257,4 +272,42 @@ async fn no_session_scans_a_table() {
     }
     until_gone(&observer).await;
     assert_eq!(scans(&observer, &tables).await, before, "scans by table");
+}
+
+/// The same of the journal of changes: a replica looks there before it answers from its cache, many times a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_look_at_the_journal_scans_it() {
+    let tables = ["cache_journal"];
+    let url = SHARED.database().await;
+    let (target, steps): (DatabaseTarget, _) = (url.parse().unwrap(), migrate::steps());
+    drop(open(&target, &steps).await);
+    let observer = connect(&url).await;
+    observer.batch_execute(FILL_JOURNAL).await.unwrap();
+    until_gone(&observer).await;
+    let before = scans(&observer, &tables).await;
+
+    let database = open(&target, &steps).await;
+    let each_read_looks = CacheSettings {
+        staleness: Duration::ZERO,
+        ..CacheSettings::default()
+    };
+    let cache = Cache::open(each_read_looks, database.clone(), None, &mut Registry::default()).unwrap();
+    let storage = shared_context::cached(shared_context::open(&database, Quotas::default()), cache.clone());
+    for round in 0..TIMES {
+        let id = session_id(round);
+        assert!(storage.session_header(&id).await.unwrap().is_none());
+        cache.invalidate(vec![session_tag(&id)]).await.unwrap();
+        cache.tidy_journal().await.unwrap();
+    }
+    drop((storage, cache, database));
+    until_gone(&observer).await;
+    assert_eq!(scans(&observer, &tables).await, before, "scans by table");
+    let used = "SELECT idx_scan, (SELECT forgotten FROM cache_journal_state) FROM pg_stat_user_tables \
+                WHERE relname = 'cache_journal'";
+    let used = observer.query_one(used, &[]).await.unwrap();
+    let (looks, forgotten): (i64, i64) = (used.get(0), used.get(1));
+    assert!(
+        looks > i64::from(TIMES) && forgotten > 0,
+        "it was read and tidied: {looks}, {forgotten}"
+    );
 }

@@ -3,11 +3,16 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use mcp_server::database::{Database, DatabaseTarget, PoolSettings, Pooler, PostgresDatabase};
 use mcp_server::tuning::Tuning;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::support::postgres::{SHARED, connect};
 use crate::support::server::{TestServer, settings};
+use crate::support::until;
 
 /// The operator adds the pools of all replicas up to the database's `max_connections`: one connection too many fails
 /// another replica.
@@ -52,9 +57,9 @@ async fn the_pool_never_exceeds_its_maximum() {
     assert_eq!(page["total_count"], 200);
 }
 
-/// A statement that hangs must not hang its caller, and a caller that finds no connection must be told why.
+/// A statement that hangs must not hang its caller, nor those who find no connection meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
+async fn waiting_for_a_connection_has_a_limit() {
     let url = SHARED.database().await;
     let mut settings = settings(&url);
     settings.tuning = Tuning {
@@ -67,7 +72,7 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     let observer = connect(&url).await;
     // It keeps one connection of the pool, whenever it gets to it.
     let listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
-    crate::support::until("one connection listens for news", async || {
+    until("one connection listens for news", async || {
         (observer.query_one(listening, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
     .await;
@@ -90,7 +95,7 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     let stuck = [add(), add()];
     // Within the blocker's transaction the statistics stand still.
     let both = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    crate::support::until("the two others wait for the lock", async || {
+    until("the two others wait for the lock", async || {
         (observer.query_one(both, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
     })
     .await;
@@ -103,11 +108,6 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     assert_eq!(
         (&refused["code"], &refused["severity"]),
         (&json!("SYSTEM_UNAVAILABLE"), &json!("critical"))
-    );
-    let reason = refused["error"].as_str().unwrap();
-    assert!(
-        reason.contains("all 3 of this server's pool are in use") && reason.contains("--pool-max"),
-        "{reason}"
     );
     for call in stuck {
         let (asked, result, answered) = call.await.unwrap();
@@ -125,4 +125,76 @@ async fn waiting_for_a_connection_has_a_limit_and_a_reason() {
     assert_eq!(errors, 3.0, "the server is to blame for all three");
     blocker.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(add().await.unwrap().1["success"], true, "afterwards all is well");
+}
+
+/// The database at `url` with a pool of one, which `registry` observes.
+async fn pool_of_one(url: &str, pooler: Pooler, registry: &mut Registry) -> PostgresDatabase {
+    let target: DatabaseTarget = url.parse().unwrap();
+    let database = Database::open_pooled(&target, PoolSettings { max: 1, pooler }, registry).unwrap();
+    database.migrate(&[]).await.unwrap();
+    let Database::Postgres(database) = database else {
+        panic!("{url} is no Postgres");
+    };
+    database
+}
+
+/// A client that hangs up leaves a statement that is still at work: whoever got its connection next would wait for it,
+/// and be told that the database does not answer. But a connection is not lost for each client that hangs up.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_statement_whose_caller_gave_up() {
+    let url = SHARED.database().await;
+    let observer = connect(&url).await;
+    for pooler in [Pooler::None, Pooler::Transaction] {
+        let database = pool_of_one(&url, pooler, &mut Registry::default()).await;
+        let process = async || -> i32 {
+            let connection = database.connection().await.unwrap();
+            let row = connection.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+            row.get(0)
+        };
+        let give_up = async |statement: &str| {
+            let connection = database.connection().await.unwrap();
+            // Otherwise it may be given up before it has been sent.
+            connection.query("SELECT 1", &[]).await.unwrap();
+            let _ = timeout(Duration::from_millis(20), connection.query(statement, &[])).await;
+        };
+        let first = process().await;
+        give_up("SELECT pg_sleep(0.03)").await;
+        assert_eq!(process().await, first, "{pooler:?}: its statement has ended soon");
+        give_up("SELECT pg_sleep(4)").await;
+        let asked = Instant::now();
+        assert_ne!(process().await, first, "{pooler:?}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "{pooler:?}: waited {:?}",
+            asked.elapsed()
+        );
+        let at_work = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
+                       AND query LIKE 'SELECT pg_sleep%'";
+        assert!(observer.query(at_work, &[]).await.unwrap().is_empty(), "{pooler:?}");
+    }
+}
+
+/// The operator enlarges pools by these waits: those that were given up are the longest. And whoever reads the log must
+/// see why there was no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_that_are_given_up_are_counted() {
+    let mut registry = Registry::default();
+    let database = pool_of_one(&SHARED.database().await, Pooler::None, &mut registry).await;
+    let waits = || -> u32 {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let mut lines = text.lines();
+        let count = lines.find_map(|line| line.strip_prefix("db_client_connection_wait_time_seconds_count "));
+        count.unwrap().parse().unwrap()
+    };
+    let _used = database.connection().await.unwrap();
+    let before = waits();
+    assert!(timeout(Duration::from_millis(50), database.connection()).await.is_err());
+    assert_eq!(waits(), before + 1, "given up");
+    let reason = database.connection().await.unwrap_err().to_string();
+    assert_eq!(waits(), before + 2, "in vain");
+    assert!(
+        reason.contains("all 1 of this server's pool are in use") && reason.contains("--pool-max"),
+        "{reason}"
+    );
 }

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use mcp_server::server::Settings;
 use mcp_server::tools::shared_context::ApiKeys;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
+use crate::support::databases::both;
 use crate::support::postgres::SHARED;
 use crate::support::server::{TestServer, file_settings, settings};
 
 const KEY: &str = "a key of more than thirty-two characters";
 
-async fn with_key(url: &str) -> TestServer {
-    let mut settings = settings(url);
+async fn with_key(mut settings: Settings) -> TestServer {
     settings.shared_context.api_keys = ApiKeys::read(Some(KEY), None).unwrap();
     TestServer::start(settings).await
 }
@@ -70,109 +71,161 @@ async fn hear(stream: &mut Response, text: &str) {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a table of resources and readers")]
 async fn resources_show_what_the_caller_may_see() {
-    let server = with_key(&SHARED.database().await).await;
-    let (ann, eve, root) = tokio::join!(
-        token(&server, "ann", "claude"),
-        token(&server, "eve", "gemini"),
-        token(&server, "root", "admin")
-    );
-    let session = server
-        .client
-        .call("create_session", json!({"purpose": "p", "auth_token": ann}))
-        .await["session_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    for (content, visibility) in [
-        ("first", "public"),
-        ("SECRET", "private"),
-        ("SECRET too", "agent_only"),
-        ("last", "public"),
-    ] {
-        let message = json!({"session_id": session, "content": content, "visibility": visibility, "auth_token": ann});
-        assert_eq!(server.client.call("add_message", message).await["success"], true);
-    }
-    let entry = json!({"key": "SECRET", "value": {"a": 1}, "auth_token": ann});
-    assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+    for database in both().await {
+        let kind = database.kind;
+        let server = with_key(settings(&database.url)).await;
+        let (ann, eve, root) = tokio::join!(
+            token(&server, "ann", "claude"),
+            token(&server, "eve", "gemini"),
+            token(&server, "root", "admin")
+        );
+        let session = server
+            .client
+            .call("create_session", json!({"purpose": "p", "auth_token": ann}))
+            .await["session_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        for (content, visibility) in [
+            ("first", "public"),
+            ("SECRET", "private"),
+            ("SECRET too", "agent_only"),
+            ("last", "public"),
+        ] {
+            let message =
+                json!({"session_id": session, "content": content, "visibility": visibility, "auth_token": ann});
+            assert_eq!(server.client.call("add_message", message).await["success"], true);
+        }
+        let entry = json!({"key": "SECRET", "value": {"a": 1}, "auth_token": ann});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
 
-    let uri = format!("session://{session}");
-    let own = read(&server, &uri, &ann).await;
-    assert_eq!(
-        (&own["session"]["purpose"], &own["message_count"]),
-        (&json!("p"), &json!(4))
-    );
-    let last = read(&server, &format!("{uri}/messages/2"), &ann).await;
-    assert_eq!(
-        (&last["count"], &last["messages"][0]["content"]),
-        (&json!(2), &json!("last"))
-    );
-    let memory = read(&server, "agent://ann/memory", &ann).await;
-    assert_eq!(
-        (&memory["count"], &memory["entries"][0]["value"]),
-        (&json!(1), &json!({"a": 1}))
-    );
-    let report = read(&server, "performance://metrics", &root).await;
-    assert!(report["performance"]["figures"].is_object(), "{report}");
-    let tool = server
-        .client
-        .call("get_performance_metrics", json!({"auth_token": root}))
-        .await;
-    assert!(tool["performance"]["figures"].is_object(), "{tool}");
+        let uri = format!("session://{session}");
+        let own = read(&server, &uri, &ann).await;
+        assert_eq!(
+            (&own["session"]["purpose"], &own["message_count"]),
+            (&json!("p"), &json!(4)),
+            "{kind}"
+        );
+        let last = read(&server, &format!("{uri}/messages/2"), &ann).await;
+        assert_eq!(
+            (&last["count"], &last["messages"][0]["content"]),
+            (&json!(2), &json!("last")),
+            "{kind}"
+        );
+        let memory = read(&server, "agent://ann/memory", &ann).await;
+        assert_eq!(
+            (&memory["count"], &memory["entries"][0]["value"]),
+            (&json!(1), &json!({"a": 1})),
+            "{kind}"
+        );
+        let report = read(&server, "performance://metrics", &root).await;
+        assert!(report["performance"]["figures"].is_object(), "{kind}: {report}");
+        let tool = server
+            .client
+            .call("get_performance_metrics", json!({"auth_token": root}))
+            .await;
+        assert!(tool["performance"]["figures"].is_object(), "{kind}: {tool}");
 
-    for (name, uri, token, code) in [
-        (
-            "another's memory",
-            "agent://ann/memory".to_owned(),
-            &eve,
-            "PERMISSION_DENIED",
-        ),
-        (
-            "another's memory, as administrator",
-            "agent://ann/memory".to_owned(),
-            &root,
-            "PERMISSION_DENIED",
-        ),
-        (
-            "performance",
-            "performance://metrics".to_owned(),
-            &eve,
-            "PERMISSION_DENIED",
-        ),
-        ("no token", uri.clone(), &String::new(), "PERMISSION_DENIED"),
-        (
-            "no session",
-            "session://session_0000000000000000".to_owned(),
-            &eve,
-            "SESSION_NOT_FOUND",
-        ),
-        (
-            "no number",
-            format!("{uri}/messages/many"),
-            &eve,
-            "INVALID_INPUT_FORMAT",
-        ),
-        ("too many", format!("{uri}/messages/1001"), &eve, "INVALID_INPUT_FORMAT"),
-    ] {
-        assert_eq!(read(&server, &uri, token).await["code"], code, "{name}");
+        for (name, uri, token, code) in [
+            (
+                "another's memory",
+                "agent://ann/memory".to_owned(),
+                &eve,
+                "PERMISSION_DENIED",
+            ),
+            (
+                "another's memory, as administrator",
+                "agent://ann/memory".to_owned(),
+                &root,
+                "PERMISSION_DENIED",
+            ),
+            (
+                "performance",
+                "performance://metrics".to_owned(),
+                &eve,
+                "PERMISSION_DENIED",
+            ),
+            ("no token", uri.clone(), &String::new(), "PERMISSION_DENIED"),
+            (
+                "no session",
+                "session://session_0000000000000000".to_owned(),
+                &eve,
+                "SESSION_NOT_FOUND",
+            ),
+            (
+                "no number",
+                format!("{uri}/messages/many"),
+                &eve,
+                "INVALID_INPUT_FORMAT",
+            ),
+            ("too many", format!("{uri}/messages/1001"), &eve, "INVALID_INPUT_FORMAT"),
+        ] {
+            assert_eq!(read(&server, &uri, token).await["code"], code, "{kind}: {name}");
+        }
+        for uri in [uri.clone(), format!("{uri}/messages/1000")] {
+            let text = read(&server, &uri, &eve).await.to_string();
+            assert!(
+                text.contains("first") && !text.contains("SECRET"),
+                "{kind}, {uri}: {text}"
+            );
+        }
+        let debug = json!({"name": "debug-session", "arguments": {"session_id": session}});
+        let prompt = server.client.modern("prompts/get", debug).bearer_auth(&eve);
+        let text = prompt.send().await.unwrap().text().await.unwrap();
+        assert!(
+            text.contains("eve sees 2 messages") && !text.contains("SECRET"),
+            "{kind}: {text}"
+        );
+        for (uri, part) in [
+            ("server://info/x", "authenticate_agent"),
+            ("docs://tools/x", "## set_memory"),
+        ] {
+            let text = reading(&server, uri).send().await.unwrap().text().await.unwrap();
+            assert!(text.contains(part), "{kind}, {uri}: {text}");
+        }
     }
-    for uri in [uri.clone(), format!("{uri}/messages/1000")] {
-        let text = read(&server, &uri, &eve).await.to_string();
-        assert!(text.contains("first") && !text.contains("SECRET"), "{uri}: {text}");
+}
+
+/// Whatever stands between agents and the server may keep what an answer allows: what is wrongly marked as the same for
+/// all gives one agent's data to another, and a time to keep it shows data that has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_the_same_for_all_may_be_kept() {
+    let (settings, _folder) = file_settings();
+    let server = with_key(settings).await;
+    let (ann, root) = tokio::join!(token(&server, "ann", "claude"), token(&server, "root", "admin"));
+    let session = json!({"purpose": "p", "auth_token": ann});
+    let session = server.client.call("create_session", session).await["session_id"].clone();
+    let session = format!("session://{}", session.as_str().unwrap());
+    let messages = format!("{session}/messages/5");
+    let table = [
+        (session.as_str(), &ann, "private"),
+        (messages.as_str(), &ann, "private"),
+        ("agent://ann/memory", &ann, "private"),
+        ("performance://metrics", &root, "private"),
+        ("server://info/x", &ann, "public"),
+        ("docs://tools/x", &ann, "public"),
+    ];
+    for (uri, token, scope) in table {
+        let response = reading(&server, uri).bearer_auth(token).send().await.unwrap();
+        let answer: Value = response.json().await.unwrap();
+        let result = &answer["result"];
+        assert!(result["contents"][0]["text"].is_string(), "{uri}: {answer}");
+        let fresh = result["ttlMs"].as_u64();
+        assert_eq!(
+            (result["cacheScope"].as_str(), fresh.map(|millis| millis > 0)),
+            (Some(scope), Some(scope == "public")),
+            "{uri}: {answer}"
+        );
     }
-    let debug = json!({"name": "debug-session", "arguments": {"session_id": session}});
-    let prompt = server.client.modern("prompts/get", debug).bearer_auth(&eve);
-    let text = prompt.send().await.unwrap().text().await.unwrap();
-    assert!(
-        text.contains("eve sees 2 messages") && !text.contains("SECRET"),
-        "{text}"
-    );
-    for (uri, part) in [
-        ("server://info/x", "authenticate_agent"),
-        ("docs://tools/x", "## set_memory"),
-    ] {
-        let text = reading(&server, uri).send().await.unwrap().text().await.unwrap();
-        assert!(text.contains(part), "{uri}: {text}");
-    }
+    let response = server
+        .client
+        .modern("resources/templates/list", json!({}))
+        .send()
+        .await
+        .unwrap();
+    let templates: Value = response.json().await.unwrap();
+    let count = templates["result"]["resourceTemplates"].as_array().map(Vec::len);
+    assert_eq!(count, Some(table.len()), "a new kind of resource needs a line above");
 }
 
 /// A page that ends early must say so, or the messages after it are lost for whoever asked; and the resource must not
@@ -208,7 +261,7 @@ async fn pages_of_long_messages_say_that_there_is_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_hear_of_messages_at_any_replica() {
     let url = SHARED.database().await;
-    let (a, b) = tokio::join!(with_key(&url), with_key(&url));
+    let (a, b) = tokio::join!(with_key(settings(&url)), with_key(settings(&url)));
     let ann = token(&a, "ann", "claude").await;
     let session = a
         .client

@@ -1,5 +1,8 @@
 //! The REST shim: tools for programs that speak no MCP.
 
+use mcp_server::auth::api_keys::generate;
+use mcp_server::auth::{Method, ScopeRules, Settings};
+use mcp_server::limits::Rates;
 use mcp_server::server::Fixtures;
 use mcp_server::tools::shared_context::ApiKeys;
 use reqwest::{Response, StatusCode};
@@ -300,4 +303,96 @@ async fn it_is_admitted_and_drained_like_mcp() {
     server.server.drain();
     server.server.finished().await;
     assert_eq!(working.await.unwrap(), 200, "a running call is not cut");
+}
+
+/// A program that speaks no MCP must be able to read every refusal in the one form that it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_has_the_form_of_a_tools_error() {
+    let key = generate("caller", &["read".to_owned()]).unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let file = keys.path().join("keys");
+    std::fs::write(&file, &key.line).unwrap();
+    let rest = Rest::start(|settings| {
+        settings.auth = Settings {
+            method: Method::ApiKey { file },
+            public_url: None,
+            rules: ScopeRules::new([], ["set_memory=write"]).unwrap(),
+        };
+        settings.limits.rates = Rates::new(["search=1/h"]).unwrap();
+        settings.operation.fixtures = Fixtures::Conformance;
+    })
+    .await;
+    let post = |tool: &str| rest.post(tool).json(&json!({})).header("x-api-key", &key.key);
+    let search = json!({"session_id": "session_0000000000000000", "query": "q"});
+    post("search_context").json(&search).send().await.unwrap();
+    for (name, request, status, code) in [
+        (
+            "no credential",
+            rest.post("get_memory").json(&json!({})),
+            401,
+            "AUTHENTICATION_FAILED",
+        ),
+        ("no right", post("set_memory"), 403, "PERMISSION_DENIED"),
+        (
+            "another host",
+            post("get_memory").header("host", "evil.example"),
+            403,
+            "PERMISSION_DENIED",
+        ),
+        (
+            "another page",
+            post("get_memory").header("origin", "https://evil.example"),
+            403,
+            "PERMISSION_DENIED",
+        ),
+        (
+            "too often",
+            post("search_context").json(&search),
+            429,
+            "RATE_LIMIT_EXCEEDED",
+        ),
+        ("no text", post("%ff"), 404, "TOOL_NOT_FOUND"),
+        (
+            "a wrong type",
+            rest.post("get_memory").body("{}").header("x-api-key", &key.key),
+            415,
+            "INVALID_INPUT_FORMAT",
+        ),
+        (
+            "too many values",
+            post("get_memory").body(format!("[{}0]", "0,".repeat(1_000_000))),
+            413,
+            "CONTENT_TOO_LARGE",
+        ),
+        (
+            "another method",
+            rest.http
+                .put(post("get_memory").build().unwrap().url().clone())
+                .header("x-api-key", &key.key),
+            405,
+            "INVALID_INPUT_FORMAT",
+        ),
+    ] {
+        let response = request.send().await.unwrap();
+        let (has_wait, has_challenge) = (
+            response.headers().contains_key("retry-after"),
+            response.headers().contains_key("www-authenticate"),
+        );
+        let (found, error) = answer(response).await;
+        assert_eq!(
+            (found.as_u16(), &error["code"]),
+            (status, &json!(code)),
+            "{name}: {error}"
+        );
+        assert!(
+            error["success"] == false && error["suggestions"].is_array(),
+            "{name}: {error}"
+        );
+        assert_eq!(has_wait, status == 429, "{name}");
+        assert_eq!(
+            has_challenge,
+            [401, 403].contains(&status) && name.starts_with("no "),
+            "{name}"
+        );
+    }
 }

@@ -188,25 +188,21 @@ async fn what_has_ended_goes_and_nothing_else() {
 /// The server does it by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_cleans_up_by_itself() {
-    let url = SHARED.database().await;
-    let mut settings = settings(&url);
-    settings.shared_context.retention = RetentionSettings {
-        interval: Duration::from_millis(100),
-        ..RetentionSettings::default()
-    };
-    let server = TestServer::start(settings).await;
-    let entry = json!({"key": "k", "value": 1, "expires_in": 1});
-    assert_eq!(server.client.call("set_memory", entry).await["success"], true);
-    let database = connect(&url).await;
-    until("the expired entry is gone", async || {
-        database
-            .query("SELECT FROM agent_memory", &[])
-            .await
-            .unwrap()
-            .is_empty()
-            .then_some(())
-    })
-    .await;
+    for database in both().await {
+        let kind = database.kind;
+        let mut settings = settings(&database.url);
+        settings.shared_context.retention = RetentionSettings {
+            interval: Duration::from_millis(100),
+            ..RetentionSettings::default()
+        };
+        let server = TestServer::start(settings).await;
+        let entry = json!({"key": "k", "value": 1, "expires_in": 1});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true, "{kind}");
+        until(&format!("{kind}: the expired entry is gone"), async || {
+            (database.count("agent_memory").await == 0).then_some(())
+        })
+        .await;
+    }
 }
 
 async fn is_valid(database: &tokio_postgres::Client, index: &str) -> bool {

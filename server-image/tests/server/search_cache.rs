@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use mcp_server::tools::shared_context::{ApiKeys, SharedContextSettings};
+use mcp_server::tools::shared_context::ApiKeys;
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::databases::both;
-use crate::support::postgres::{SHARED, connect};
 use crate::support::redis::Redis;
 use crate::support::server::{TestServer, settings};
 
@@ -140,73 +139,71 @@ async fn another_search_gets_another_answer() {
 /// administrator. The most powerful ask first, at another replica, so that everything is in both tiers.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_the_results_of_another() {
-    let (redis, url) = (Redis::start(), SHARED.database().await);
-    let start = async || {
-        let mut settings = settings(&url);
+    for database in both().await {
+        let kind = database.kind;
+        let redis = Redis::start();
+        let mut settings = settings(&database.url);
         settings.data.redis_url = Some(redis.url.clone());
         settings.cache.staleness = LONG;
-        settings.shared_context = SharedContextSettings {
-            api_keys: ApiKeys::read(Some(KEY), None).unwrap(),
-            ..SharedContextSettings::default()
+        settings.shared_context.api_keys = ApiKeys::read(Some(KEY), None).unwrap();
+        let servers = database.servers(&settings).await;
+        let first = &servers[0].client;
+        let token = async |agent: &str, agent_type: &str, permissions: &[&str]| -> Value {
+            let arguments = json!({
+                "agent_id": agent, "agent_type": agent_type, "requested_permissions": permissions, "api_key": KEY,
+            });
+            let answer = first.call("authenticate_agent", arguments).await;
+            assert_eq!(answer["success"], true, "{answer}");
+            json!({"auth_token": answer["token"]})
         };
-        TestServer::start(settings).await
-    };
-    let (a, b) = tokio::join!(start(), start());
-    let token = async |agent: &str, agent_type: &str, permissions: &[&str]| -> Value {
-        let arguments = json!({
-            "agent_id": agent, "agent_type": agent_type, "requested_permissions": permissions, "api_key": KEY,
-        });
-        let answer = a.client.call("authenticate_agent", arguments).await;
-        assert_eq!(answer["success"], true, "{answer}");
-        json!({"auth_token": answer["token"]})
-    };
-    let (read, all) = (&["read", "write"][..], &["read", "write", "admin"][..]);
-    let root = token("root", "admin", all).await;
-    let ann = token("ann", "claude", read).await;
-    let readers = [
-        ("an administrator", root.clone(), &["admin_only", "public"][..]),
-        ("the sender", ann.clone(), &["agent_only", "private", "public"]),
-        (
-            "of the sender's type",
-            token("eve", "claude", read).await,
-            &["agent_only", "public"],
-        ),
-        ("of another type", token("eve", "gemini", read).await, &["public"]),
-        (
-            "of no administrator's right",
-            token("root", "admin", read).await,
-            &["public"],
-        ),
-        ("in capitals", token("ANN", "gemini", read).await, &["public"]),
-        (
-            "dressed up",
-            token("ann\", agent_type: Some(\"claude", "gemini", read).await,
-            &["public"],
-        ),
-    ];
-    let session = session(&a.client, ann.clone()).await;
-    for (visibility, sender) in [
-        ("public", &ann),
-        ("private", &ann),
-        ("agent_only", &ann),
-        ("admin_only", &root),
-    ] {
-        let mut message = json!({"content": visibility, "visibility": visibility});
-        extend(&mut message, sender);
-        add(&a.client, &session, message).await;
-    }
-    for round in ["new", "kept"] {
-        for server in [&a, &b] {
-            for (name, reader, expected) in &readers {
-                let (found, _) = search(&server.client, &session, reader.clone()).await;
-                assert_eq!(found, *expected, "{name}, {round}");
+        let (read, all) = (&["read", "write"][..], &["read", "write", "admin"][..]);
+        let root = token("root", "admin", all).await;
+        let ann = token("ann", "claude", read).await;
+        let readers = [
+            ("an administrator", root.clone(), &["admin_only", "public"][..]),
+            ("the sender", ann.clone(), &["agent_only", "private", "public"]),
+            (
+                "of the sender's type",
+                token("eve", "claude", read).await,
+                &["agent_only", "public"],
+            ),
+            ("of another type", token("eve", "gemini", read).await, &["public"]),
+            (
+                "of no administrator's right",
+                token("root", "admin", read).await,
+                &["public"],
+            ),
+            ("in capitals", token("ANN", "gemini", read).await, &["public"]),
+            (
+                "dressed up",
+                token("ann\", agent_type: Some(\"claude", "gemini", read).await,
+                &["public"],
+            ),
+        ];
+        let session = session(first, ann.clone()).await;
+        for (visibility, sender) in [
+            ("public", &ann),
+            ("private", &ann),
+            ("agent_only", &ann),
+            ("admin_only", &root),
+        ] {
+            let mut message = json!({"content": visibility, "visibility": visibility});
+            extend(&mut message, sender);
+            add(first, &session, message).await;
+        }
+        for round in ["new", "kept"] {
+            for server in &servers {
+                for (name, reader, expected) in &readers {
+                    let (found, _) = search(&server.client, &session, reader.clone()).await;
+                    assert_eq!(found, *expected, "{kind}: {name}, {round}");
+                }
             }
         }
-    }
-    for server in [&a, &b] {
-        for (name, reader, _) in &readers {
-            let (_, hit) = search(&server.client, &session, reader.clone()).await;
-            assert!(hit, "{name} has an answer of its own in the cache");
+        for server in &servers {
+            for (name, reader, _) in &readers {
+                let (_, hit) = search(&server.client, &session, reader.clone()).await;
+                assert!(hit, "{kind}: {name} has an answer of its own in the cache");
+            }
         }
     }
 }
@@ -214,26 +211,29 @@ async fn nobody_gets_the_results_of_another() {
 /// A message that another program hides or removes must not be found any longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_hidden_or_removed_is_not_found_any_longer() {
-    let url = SHARED.database().await;
-    let server = TestServer::start(settings(&url)).await;
-    let client = &server.client;
-    let session = session(client, json!({})).await;
-    add(client, &session, json!({"content": "one"})).await;
-    add(client, &session, json!({"content": "two"})).await;
-    let database = connect(&url).await;
-    assert_eq!(search(client, &session, json!({})).await.0, ["one", "two"]);
-    for (sql, expected) in [
-        (
-            "UPDATE messages SET visibility = 'private' WHERE content = 'one'",
-            &["two"][..],
-        ),
-        ("DELETE FROM messages", &[]),
-    ] {
-        database.execute(sql, &[]).await.unwrap();
-        assert_eq!(search(client, &session, json!({})).await.0, expected, "{sql}");
+    for database in both().await {
+        let kind = database.kind;
+        let server = TestServer::start(settings(&database.url)).await;
+        let client = &server.client;
+        let session = session(client, json!({})).await;
+        add(client, &session, json!({"content": "one"})).await;
+        add(client, &session, json!({"content": "two"})).await;
+        assert_eq!(search(client, &session, json!({})).await.0, ["one", "two"], "{kind}");
+        for (sql, expected) in [
+            (
+                "UPDATE messages SET visibility = 'private' WHERE content = 'one'",
+                &["two"][..],
+            ),
+            ("DELETE FROM messages", &[]),
+        ] {
+            database.execute(sql, sql).await;
+            let (found, _) = search(client, &session, json!({})).await;
+            assert_eq!(found, expected, "{kind}: {sql}");
+        }
+        let delete = "DELETE FROM sessions";
+        database.execute(delete, delete).await;
+        let arguments = json!({"session_id": session, "query": "needle"});
+        let answer = client.call("search_context", arguments).await;
+        assert_eq!(answer["code"], "SESSION_NOT_FOUND", "{kind}: {answer}");
     }
-    database.execute("DELETE FROM sessions", &[]).await.unwrap();
-    let arguments = json!({"session_id": session, "query": "needle"});
-    let answer = client.call("search_context", arguments).await;
-    assert_eq!(answer["code"], "SESSION_NOT_FOUND", "{answer}");
 }

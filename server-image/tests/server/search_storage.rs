@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -539,4 +540,63 @@ async fn postgres_uses_the_indexes() {
     ] {
         assert_eq!(after, before, "the table was read as a whole: {name}");
     }
+}
+
+/// How many threads of this process have a name, and how many of them have something to do.
+fn threads(name: &str) -> (usize, usize) {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let states: Vec<char> = stats
+        .filter_map(|stat| stat.split_once(&format!("({name}) "))?.1.chars().next())
+        .collect();
+    (states.len(), states.iter().filter(|state| **state == 'R').count())
+}
+
+/// Whoever searches and hangs up, again and again, must not fill memory with the messages of searches that nobody waits
+/// for, nor the cores with scoring them.
+#[test]
+fn searches_that_are_given_up_leave_nothing_behind() {
+    const NAME: &str = "scoring-test";
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(NAME)
+        .enable_all()
+        .build()
+        .unwrap();
+    let cores = available_parallelism().unwrap().get();
+    runtime.block_on(async {
+        let [_, database] = both().await;
+        let storage = &database.storage;
+        let session = session(&**storage).await;
+        fill(&database, &session, 1_000, "'m'", "repeat(md5(number::text), 64)").await;
+        let query = "fedcba9876543210".repeat(20);
+        let started = Instant::now();
+        let whole = storage.search(search(&session, Agent::named("eve")), wanted(&query, 0.0));
+        whole.await.unwrap();
+        let one = started.elapsed();
+        let searches: Vec<_> = (0..cores * 8)
+            .map(|_| {
+                let (storage, session, query) = (storage.clone(), session.clone(), query.clone());
+                tokio::spawn(async move {
+                    storage
+                        .search(search(&session, Agent::named("eve")), wanted(&query, 0.0))
+                        .await
+                })
+            })
+            .collect();
+        tokio::time::sleep(one * 2).await;
+        let (all, _) = threads(NAME);
+        // The runtime's own, and those that are just giving their place to another one.
+        assert!(all <= 1 + cores * 2, "{all} threads, one search takes {one:?}");
+        let unfinished = searches.iter().filter(|search| !search.is_finished()).count();
+        assert!(unfinished > cores * 2, "{unfinished} searches are given up");
+        for search in &searches {
+            search.abort();
+        }
+        let given_up = Instant::now();
+        join_all(searches).await;
+        until("nobody scores any more", async || (threads(NAME).1 == 0).then_some(())).await;
+        let after = given_up.elapsed();
+        assert!(after < one * 2, "{after:?} of work, one search takes {one:?}");
+    });
 }

@@ -12,7 +12,7 @@ struct Desktop {
     child: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Desktop {
@@ -25,7 +25,9 @@ impl Desktop {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
             .args(["stdio", "--fixtures", "conformance"])
             .args(flags)
-            .current_dir(folder.path())
+            // Desktop applications start their programs anywhere.
+            .current_dir("/proc")
+            .env("XDG_DATA_HOME", folder.path())
             .env_remove("PGHOST")
             .env("RUST_LOG", "debug")
             .stdin(Stdio::piped())
@@ -39,7 +41,7 @@ impl Desktop {
             input: child.stdin.take(),
             child,
             output,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -122,8 +124,30 @@ async fn a_desktop_client_is_served_in_either_era() {
             let told = [desktop.message().await, desktop.message().await];
             assert!(told.iter().any(|message| message["params"]["uri"] == uri), "{told:?}");
         }
+        assert!(desktop.folder.path().join("mcpscale/mcp.db").exists(), "{era}");
         desktop.close().await;
     }
+}
+
+/// A client that takes back its first question, or tells of something too early, has done nothing wrong: its server must
+/// not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_the_first_request_is_passed_over() {
+    let mut desktop = Desktop::start();
+    let early = [
+        ("notifications/cancelled", json!({"requestId": 0})),
+        ("notifications/roots/list_changed", json!({})),
+    ];
+    for (method, params) in early {
+        desktop
+            .send(json!({"jsonrpc": "2.0", "method": method, "params": params}))
+            .await;
+    }
+    let client =
+        json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "d", "version": "1"}});
+    let begun = desktop.request("initialize", client).await;
+    assert_eq!(begun["result"]["protocolVersion"], "2025-11-25", "{begun}");
+    desktop.close().await;
 }
 
 /// Who runs the server on a desktop has no /metrics to look at: the report is all there is.

@@ -259,3 +259,52 @@ async fn slots_are_resized_under_load() {
     }
     assert_eq!(server.client.work(1).await.unwrap().status(), 200);
 }
+
+/// The scaler counts on a cache's memory as soon as the answer says that it is free: it must be, at whatever size, and
+/// callers may lose hits, but no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_is_resized_without_failing_a_read() {
+    let (settings, _folder) = file_settings();
+    let (mut settings, _key) = with_key(settings);
+    settings.cache.staleness = Duration::from_secs(30);
+    let server = TestServer::start(settings).await;
+    let of_tier = async |name: &str| server.scrape().await.value(name, &[("tier", "l1")]);
+    let hits = async || {
+        let hit = [("tier", "l1"), ("result", "hit")];
+        server.scrape().await.value("mcp_cache_requests_total", &hit)
+    };
+    let read = async |key: u32| {
+        let entry = json!({"agent_id": "x", "key": format!("k{key}")});
+        let found = server.client.call("get_memory", entry).await;
+        assert_eq!(found["value"].as_str().map(str::len), Some(5_000), "k{key}: {found}");
+    };
+    for key in 0..50 {
+        let entry = json!({"agent_id": "x", "key": format!("k{key}"), "value": "v".repeat(5_000)});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+        read(key).await;
+    }
+    let held = of_tier("mcp_cache_bytes").await;
+    assert!(held > 250_000.0, "all values are in the cache: {held} bytes");
+
+    for (name, capacity) in [("smaller", 50_000_u32), ("none", 0), ("larger again", 1_000_000)] {
+        let (status, answer) = put(&server, &json!({"cache": {"l1Bytes": capacity}})).await;
+        assert_eq!((status, &answer["cache"]["l1Bytes"]), (200, &json!(capacity)), "{name}");
+        let most = f64::from(capacity);
+        for moment in ["at once", "after reads"] {
+            let held = of_tier("mcp_cache_bytes").await;
+            assert!(held <= most, "{name}, {moment}: {held} bytes");
+            assert_eq!(of_tier("mcp_cache_capacity_bytes").await, most, "{name}, {moment}");
+            let is_empty = of_tier("mcp_cache_entries").await == 0.0;
+            assert!(is_empty || capacity > 0, "{name}, {moment}: nothing is kept");
+            for key in 0..50 {
+                read(key).await;
+            }
+        }
+        let before = hits().await;
+        for _ in 0..2 {
+            read(0).await;
+        }
+        let hit = hits().await > before;
+        assert_eq!(hit, capacity > 0, "{name}: whether the second read of a value is a hit");
+    }
+}

@@ -7,7 +7,7 @@ use mcpscale_tests::{Cluster, TestResult, eventually, installation::repository, 
 use serde_json::json;
 
 use super::support::{
-    Result, apply, call, condition, first_call, install, logs, pods, read, wait_for, wait_for_replicas,
+    Result, apply, call, condition, first_call, http, install, logs, pods, read, wait_for, wait_for_replicas,
     wait_until_ready,
 };
 
@@ -117,14 +117,21 @@ fn two_servers_serve_while_a_third_says_what_is_wrong_with_it() -> TestResult {
             json!({"autoscaling": {"maxReplicas": 200}, "postgres": {"maxConnections": 100}}),
         )
         .await?;
-        for namespace in [&first, &second] {
-            apply(&client, namespace, "context", json!({"loadBalancer": {"replicas": 1}})).await?;
-        }
+        let server = json!({"env": [
+            {"name": "MCP_REST_SHIM", "value": "true"},
+            {"name": "MCP_ALLOWED_ORIGINS", "value": PAGE},
+        ]});
+        let spec = json!({"loadBalancer": {"replicas": 1}, "server": server});
+        apply(&client, &first, "context", spec).await?;
+        apply(&client, &second, "context", json!({"loadBalancer": {"replicas": 1}})).await?;
         for namespace in [&first, &second] {
             wait_until_ready(&client, namespace, "context").await?;
             let endpoint = cluster.endpoint(namespace, "context", 80).await?;
             let url = format!("{}/mcp", endpoint.url());
             first_call(&url).await?;
+            if namespace == &first {
+                what_is_not_mcp_is_served(&endpoint.url()).await?;
+            }
         }
         wait_for(
             &client,
@@ -146,6 +153,37 @@ fn two_servers_serve_while_a_third_says_what_is_wrong_with_it() -> TestResult {
         assert!(events.contains("ConnectionBudgetTooSmall"), "{events}");
         Ok(())
     })
+}
+
+/// A page whose browser may use the server.
+const PAGE: &str = "https://app.example.com";
+
+/// What users lose without it: settings of the server that work alone, and not behind the load balancer.
+async fn what_is_not_mcp_is_served(base: &str) -> Result<()> {
+    let http = http()?;
+    let created = http
+        .post(format!("{base}/mcp/tool/create_session"))
+        .json(&json!({"purpose": "over REST"}))
+        .send()
+        .await?
+        .error_for_status()?;
+    assert_eq!(created.json::<serde_json::Value>().await?["success"], true);
+    let asked = http
+        .request(reqwest::Method::OPTIONS, format!("{base}/mcp"))
+        .header("origin", PAGE)
+        .header("access-control-request-method", "POST")
+        .send()
+        .await?
+        .error_for_status()?;
+    assert_eq!(asked.headers()["access-control-allow-origin"], PAGE);
+    // It has no login, so it has no such page; but it is the server who says so.
+    let metadata = http
+        .get(format!("{base}/.well-known/oauth-protected-resource/mcp"))
+        .send()
+        .await?;
+    assert_eq!(metadata.status(), 404);
+    assert!(metadata.headers().contains_key("x-request-id"), "{metadata:?}");
+    Ok(())
 }
 
 /// What a user of an image with sessions of its own loses without it: clients that are led to a pod that does not know

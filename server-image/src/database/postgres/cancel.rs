@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,9 +19,12 @@ use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::{CancelToken, Config, NoTls};
 
-use super::pool::CONNECT;
+use super::pool::{Borrowed, CONNECT};
 
 const DEFAULT_PORT: u16 = 5432;
+/// So long a statement that nobody waits for may go on. Most are done sooner, and then their connection is as good as
+/// before; opening another one costs the database more than they do.
+const ENDING: Duration = Duration::from_millis(200);
 
 type Sent = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -67,6 +71,24 @@ pub(super) fn stop(client: ClientWrapper, pooler: Option<Canceller>) {
         let token = client.cancel_token();
         tell(timeout(CONNECT, send(token, pooler)).await);
         drop(client);
+    });
+}
+
+/// Gives a connection back as soon as what nobody waits for any more has ended on it: whoever got it before would wait
+/// for that, too. If it takes longer, stops it as [`stop`] does.
+pub(super) fn give_back(mut borrowed: Borrowed, pooler: Option<Canceller>) {
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        // Answers come in the order of asking.
+        let ended = match borrowed.client() {
+            Ok(client) => matches!(timeout(ENDING, client.check_connection()).await, Ok(Ok(()))),
+            Err(_) => true,
+        };
+        if !ended && let Some(client) = borrowed.take_out() {
+            stop(client, pooler);
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 //! A connection that is used: its statements, its transactions, and that answers come in time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use deadpool_postgres::Transaction;
 use futures::future::{join_all, join3};
@@ -14,13 +14,16 @@ use super::statements::{Parameters, Queries, Statements};
 use super::{ANSWER, Health, STATEMENT};
 use crate::database::DatabaseError;
 
-/// A borrowed connection; it goes back to the pool when dropped, unless it has fallen silent.
+/// A borrowed connection; it goes back to the pool when dropped, unless it is not fit for others.
 #[derive(Debug)]
 pub struct PostgresConnection {
     pub(super) borrowed: Borrowed,
     pub(super) statements: Statements,
     health: Arc<Health>,
-    silent: AtomicBool,
+    /// Whether nobody else may get the connection.
+    pub(super) is_unfit: AtomicBool,
+    /// Operations begun and not ended: none when the connection is dropped, but for those whose caller gave up.
+    running: AtomicUsize,
     pub(super) is_migrating: bool,
 }
 
@@ -30,7 +33,8 @@ impl PostgresConnection {
             borrowed,
             statements,
             health,
-            silent: AtomicBool::new(false),
+            is_unfit: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
             is_migrating: false,
         }
     }
@@ -111,7 +115,8 @@ impl PostgresConnection {
     pub async fn transaction(&mut self) -> Result<PostgresTransaction<'_>, DatabaseError> {
         let watch = Watch {
             health: &self.health,
-            silent: &self.silent,
+            is_unfit: &self.is_unfit,
+            running: &self.running,
             cancel: self.cancel_token()?,
         };
         let client = self.borrowed.client_mut()?;
@@ -126,7 +131,8 @@ impl PostgresConnection {
     fn watch(&self) -> Result<Watch<'_>, DatabaseError> {
         Ok(Watch {
             health: &self.health,
-            silent: &self.silent,
+            is_unfit: &self.is_unfit,
+            running: &self.running,
             cancel: self.cancel_token()?,
         })
     }
@@ -142,15 +148,19 @@ impl PostgresConnection {
 
 impl Drop for PostgresConnection {
     fn drop(&mut self) {
-        // Nobody waits for the migration any more, but its last statement may, for a lock, and for as long as it takes.
-        if self.is_migrating
-            && let Some(client) = self.borrowed.take_out()
-        {
-            cancel::stop(client, self.statements.canceller().cloned());
-        }
-        // A connection that did not answer may still be stuck: the pool opens a new one instead.
-        if self.silent.load(Ordering::Relaxed) {
+        let is_running = self.running.load(Ordering::Relaxed) > 0;
+        let is_unfit = self.is_unfit.load(Ordering::Relaxed);
+        let pooler = || self.statements.canceller().cloned();
+        if self.is_migrating || is_running && is_unfit {
+            // Nobody waits for it any more, but its last statement may, for a lock, and for as long as it takes.
+            if let Some(client) = self.borrowed.take_out() {
+                cancel::stop(client, pooler());
+            }
+        } else if is_unfit {
+            // The pool opens a new one instead.
             self.borrowed.discard();
+        } else if is_running {
+            cancel::give_back(self.borrowed.hand_over(), pooler());
         }
     }
 }
@@ -187,7 +197,8 @@ impl PostgresTransaction<'_> {
 /// Watches that answers come in time.
 struct Watch<'a> {
     health: &'a Health,
-    silent: &'a AtomicBool,
+    is_unfit: &'a AtomicBool,
+    running: &'a AtomicUsize,
     cancel: Option<(Canceller, CancelToken)>,
 }
 
@@ -207,13 +218,17 @@ impl Watch<'_> {
         operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DatabaseError> {
         tokio::pin!(operation);
+        // Taken back by what has ended, not by what is dropped.
+        self.running.fetch_add(1, Ordering::Relaxed);
         let mut result = timeout(STATEMENT, operation.as_mut()).await;
         if result.is_err() {
             self.cancel_statement();
             result = timeout(ANSWER.saturating_sub(STATEMENT), operation).await;
         }
+        self.running.fetch_sub(1, Ordering::Relaxed);
         let Ok(result) = result else {
-            self.silent.store(true, Ordering::Relaxed);
+            // It may still be stuck.
+            self.is_unfit.store(true, Ordering::Relaxed);
             return Err(DatabaseError::NoAnswer(ANSWER));
         };
         // A refusal is an answer too; only a lost connection is not.
@@ -223,9 +238,11 @@ impl Watch<'_> {
         Ok(result?)
     }
 
-    /// Where the server itself does not limit statements, asks it to stop working on this one.
+    /// Where the server itself does not limit statements, asks it to stop working on this one. That may come after the
+    /// answer: it would hit whatever runs on the connection then, so nobody else gets it.
     fn cancel_statement(&self) {
         if let Some((canceller, token)) = &self.cancel {
+            self.is_unfit.store(true, Ordering::Relaxed);
             canceller.cancel(token.clone());
         }
     }

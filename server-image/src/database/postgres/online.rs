@@ -5,14 +5,13 @@
 //! gets to create the index, the others see it there, not valid yet and being built, and wait. What a replica left half
 //! built when it was killed is not being built by anybody: it is dropped and built again.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use deadpool_postgres::Client;
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
-use super::statements::Statements;
-use super::{DatabaseError, Migration, PostgresConnection};
+use super::{DatabaseError, Migration, PostgresConnection, PostgresDatabase};
 
 /// Pause between two looks at an index that another replica builds.
 const LOOK: Duration = Duration::from_millis(200);
@@ -29,67 +28,63 @@ enum State {
     Unfinished,
 }
 
-impl PostgresConnection {
-    /// Builds the indexes of those `migrations` that are built online, and records them.
-    pub(super) async fn build_online(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
-        let client = self.borrowed.client()?;
-        let statements = &self.statements;
+impl PostgresDatabase {
+    /// Builds the indexes of those `migrations` that are built online, and records them, however long that takes. Only
+    /// who builds keeps a connection meanwhile; who waits for another replica takes one for each look.
+    pub(in crate::database) async fn build_online(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
         for migration in migrations {
             let Some(index) = migration.online_index() else {
                 continue;
             };
             let known = "SELECT FROM schema_migrations WHERE name = $1";
-            if !statements.query(client, known, &[&migration.name]).await?.is_empty() {
+            let known = self
+                .untimed_connection()
+                .await?
+                .query(known, &[&migration.name])
+                .await?;
+            if !known.is_empty() {
                 continue;
             }
-            self.build(client, index, migration.postgres).await?;
+            self.until_valid(index, migration.postgres).await?;
             let record = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING";
-            statements.query(client, record, &[&migration.name]).await?;
+            self.untimed_connection()
+                .await?
+                .query(record, &[&migration.name])
+                .await?;
         }
         Ok(())
     }
 
-    async fn build(&self, client: &Client, index: &str, create: &str) -> Result<(), DatabaseError> {
-        if self.statements.canceller().is_some() {
-            // A pooler hands on no limit of ours, and what is set here would stay with a connection that others use.
-            return until_valid(client, &self.statements, index, create).await;
+    async fn until_valid(&self, index: &str, create: &str) -> Result<(), DatabaseError> {
+        let mut unfinished = 0;
+        loop {
+            let connection = self.untimed_connection().await?;
+            match state(&connection, index).await? {
+                State::Valid => return Ok(()),
+                State::Building => unfinished = 0,
+                State::Unfinished if unfinished < ABANDONED => unfinished += 1,
+                State::Missing => {
+                    tracing::info!(index, "building an index; reading and writing go on");
+                    ignore_races(connection.run_long(create).await)?;
+                    continue;
+                }
+                State::Unfinished => {
+                    tracing::warn!(index, "an index was left half built: building it again");
+                    let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+                    ignore_races(connection.run_long(&drop).await)?;
+                    continue;
+                }
+            }
+            drop(connection);
+            sleep(LOOK).await;
         }
-        // Building may take longer than a statement is allowed to, and no transaction is there to limit this to.
-        client.batch_execute("SET statement_timeout = 0").await?;
-        let built = until_valid(client, &self.statements, index, create).await;
-        client.batch_execute("RESET statement_timeout").await?;
-        built
     }
 }
 
-async fn until_valid(client: &Client, statements: &Statements, index: &str, create: &str) -> Result<(), DatabaseError> {
-    let mut unfinished = 0;
-    loop {
-        match state(client, statements, index).await? {
-            State::Valid => return Ok(()),
-            State::Building => unfinished = 0,
-            State::Unfinished if unfinished < ABANDONED => unfinished += 1,
-            State::Missing => {
-                tracing::info!(index, "building an index; reading and writing go on");
-                ignore_races(client.batch_execute(create).await)?;
-                continue;
-            }
-            State::Unfinished => {
-                tracing::warn!(index, "an index was left half built: building it again");
-                let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
-                ignore_races(client.batch_execute(&drop).await)?;
-                continue;
-            }
-        }
-        sleep(LOOK).await;
-    }
-}
-
-async fn state(client: &Client, statements: &Statements, index: &str) -> Result<State, DatabaseError> {
+async fn state(connection: &PostgresConnection, index: &str) -> Result<State, DatabaseError> {
     let look = "SELECT i.indisvalid, EXISTS (SELECT FROM pg_stat_progress_create_index AS work WHERE work.relid = i.indrelid) \
                 FROM pg_index AS i WHERE i.indexrelid = to_regclass($1::text)";
-    let rows = statements.query(client, look, &[&index]).await?;
-    let Some(row) = rows.first() else {
+    let Some(row) = connection.query_opt(look, &[&index]).await? else {
         return Ok(State::Missing);
     };
     Ok(match (row.try_get(0)?, row.try_get(1)?) {
@@ -99,9 +94,30 @@ async fn state(client: &Client, statements: &Statements, index: &str) -> Result<
     })
 }
 
+impl PostgresConnection {
+    /// Runs a statement that may take longer than others and be in no transaction, which could limit to it what it
+    /// needs. If that is given up, the connection is closed, and the database goes on with the statement for whoever
+    /// looks next.
+    async fn run_long(&self, statement: &str) -> Result<(), DatabaseError> {
+        let client = self.borrowed.client()?;
+        self.is_unfit.store(true, Ordering::Relaxed);
+        // A pooler hands on no limit of ours, and what is set here would stay with a connection that others use.
+        let is_limited = self.statements.canceller().is_none();
+        if is_limited {
+            client.batch_execute("SET statement_timeout = 0").await?;
+        }
+        let done = client.batch_execute(statement).await;
+        if is_limited {
+            client.batch_execute("RESET statement_timeout").await?;
+        }
+        self.is_unfit.store(false, Ordering::Relaxed);
+        Ok(done?)
+    }
+}
+
 /// What replicas do to each other when they begin in the same moment is no failure: the next look shows what came of
 /// it.
-fn ignore_races(result: Result<(), tokio_postgres::Error>) -> Result<(), DatabaseError> {
+fn ignore_races(result: Result<(), DatabaseError>) -> Result<(), DatabaseError> {
     let harmless = [
         SqlState::DUPLICATE_TABLE,
         SqlState::UNIQUE_VIOLATION,
@@ -110,7 +126,7 @@ fn ignore_races(result: Result<(), tokio_postgres::Error>) -> Result<(), Databas
         SqlState::UNDEFINED_TABLE,
     ];
     match result {
-        Err(error) if error.code().is_some_and(|code| harmless.contains(code)) => Ok(()),
-        other => Ok(other?),
+        Err(DatabaseError::Postgres(error)) if error.code().is_some_and(|code| harmless.contains(code)) => Ok(()),
+        other => other,
     }
 }

@@ -73,6 +73,10 @@ impl Connections {
     /// Takes an idle connection, or opens one.
     pub(super) async fn take(&self) -> Result<Borrowed, DatabaseError> {
         let asked = Instant::now();
+        let waiting = Timed {
+            since: asked,
+            histogram: &self.wait_seconds,
+        };
         let permit = timeout(POOL_WAIT, self.users.acquire()).await;
         let client = match &permit {
             Ok(_) => self
@@ -85,12 +89,12 @@ impl Connections {
                 max: self.users.limit(),
             }),
         };
-        self.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        drop(waiting);
         Ok(Borrowed {
             client: Some(client?),
             pool: self.clone(),
             taken: Some(Instant::now()),
-            _permit: permit.map_err(|_| DatabaseError::Stopped)?,
+            permit: Some(permit.map_err(|_| DatabaseError::Stopped)?),
         })
     }
 
@@ -117,6 +121,18 @@ impl Connections {
     }
 }
 
+/// Observes the seconds since `since` when dropped, so that who gives up is counted, too.
+struct Timed<'a> {
+    since: Instant,
+    histogram: &'a Histogram,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.histogram.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
 /// A connection in use; it goes back when dropped, unless it is broken or there are too many.
 #[derive(Debug)]
 pub(super) struct Borrowed {
@@ -124,8 +140,8 @@ pub(super) struct Borrowed {
     pool: Connections,
     /// Since when it is in use; nothing if that is not timed.
     taken: Option<Instant>,
-    // After the client: whoever gets the permit next finds the connection idle.
-    _permit: Permit,
+    // After the client: whoever gets the permit next finds the connection idle. Nothing once it is handed over.
+    permit: Option<Permit>,
 }
 
 impl Borrowed {
@@ -145,6 +161,16 @@ impl Borrowed {
     /// Takes the connection out of the pool: it closes when dropped, and counts as open until then.
     pub(super) fn take_out(&mut self) -> Option<ClientWrapper> {
         self.client.take().map(Object::take)
+    }
+
+    /// The use itself, for who goes on with it: it ends when that is dropped, and here is nothing left.
+    pub(super) fn hand_over(&mut self) -> Self {
+        Self {
+            client: self.client.take(),
+            pool: self.pool.clone(),
+            taken: self.taken.take(),
+            permit: self.permit.take(),
+        }
     }
 
     /// Closes the connection instead of giving it back.

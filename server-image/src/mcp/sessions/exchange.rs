@@ -22,7 +22,7 @@ pub(super) const ALL: &str = "*";
 /// Longest time that a replica may take to begin with a copy; then it is thought to be gone.
 const BEGIN_MAX: Duration = Duration::from_secs(15);
 /// Longest time that a stream can last: the longest time of a request, and a reserve.
-const STREAM_MAX: Duration = Duration::from_mins(3);
+pub(super) const STREAM_MAX: Duration = Duration::from_mins(3);
 /// How often a copy is looked at without news of it.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -98,21 +98,24 @@ impl Exchange {
                        AND created_at < now() - interval '5 seconds'";
             connection.query_one(old, &[&ALL]).await?.try_get(0)?
         };
-        let look = "SELECT id, letter FROM mcp_letters WHERE replica = $1 \
+        let look = "SELECT id FROM mcp_letters WHERE replica = $1 \
                     AND (id > $2 OR created_at > now() - interval '10 seconds')";
         let to_all = connection.query(look, &[&ALL, &last]).await?;
+        let seen = to_all
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<BTreeSet<i64>, _>>()?;
+        let new: Vec<i64> = seen.difference(&lock(&self.read).seen).copied().collect();
+        let letters = "SELECT id, letter FROM mcp_letters WHERE id = ANY($1)";
+        let to_all = match new.as_slice() {
+            [] => Vec::new(),
+            new => connection.query(letters, &[&new]).await?,
+        };
         // Last, since what is taken is gone: nothing may fail after it.
         let take = "DELETE FROM mcp_letters WHERE replica = $1 RETURNING id, letter";
         let mut rows = connection.query(take, &[&self.replica]).await?;
+        rows.extend(to_all);
         let mut read = lock(&self.read);
-        let mut seen = BTreeSet::new();
-        for row in to_all {
-            let id = row.try_get(0)?;
-            seen.insert(id);
-            if !read.seen.contains(&id) {
-                rows.push(row);
-            }
-        }
         read.last = seen.last().copied().max(Some(last));
         read.seen = seen;
         drop(read);

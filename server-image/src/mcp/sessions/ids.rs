@@ -2,6 +2,16 @@
 
 use std::str::FromStr;
 
+use uuid::Uuid;
+
+/// Length of a replica's id, which has hexadecimal digits only.
+const REPLICA_LENGTH: usize = 12;
+
+/// A new id for a replica.
+pub(super) fn new_replica() -> String {
+    Uuid::new_v4().simple().to_string()[..REPLICA_LENGTH].to_owned()
+}
+
 /// A stream: its replica, and its number there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct StreamId {
@@ -38,6 +48,9 @@ impl FromStr for StreamId {
 
     fn from_str(text: &str) -> Result<Self, NotOurs> {
         let (replica, number) = text.split_once('.').ok_or(NotOurs)?;
+        if replica.len() != REPLICA_LENGTH || !replica.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NotOurs);
+        }
         Ok(Self {
             replica: replica.to_owned(),
             number: number.parse().map_err(|_| NotOurs)?,
@@ -63,12 +76,21 @@ mod tests {
 
     #[test]
     fn ids_are_read_back_and_others_refused() {
-        let place: Place = "0a1b.7.3".parse().unwrap();
+        let place: Place = "0a1b2c3d4e5f.7.3".parse().unwrap();
         assert_eq!(
             (place.stream.number, place.number, place.to_string().as_str()),
-            (7, 3, "0a1b.7.3")
+            (7, 3, "0a1b2c3d4e5f.7.3")
         );
-        for text in ["", "7", "a.b.c", "a.1", "a.1.x", "a.1.-1"] {
+        for text in [
+            "",
+            "7",
+            "a.b.c",
+            "0a1b2c3d4e5f.1",
+            "0a1b2c3d4e5f.1.x",
+            "0a1b2c3d4e5f.1.-1",
+            "0a1b.1.1",
+            "x.1.1",
+        ] {
             assert_eq!(text.parse::<Place>(), Err(NotOurs), "{text}");
         }
     }

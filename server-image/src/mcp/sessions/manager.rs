@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
+use http::HeaderMap;
 use http::request::Parts;
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, GetExtensions, RequestId, ServerJsonRpcMessage, ServerNotification,
+    CancelledNotification, CancelledNotificationParam, ClientJsonRpcMessage, ClientNotification, GetExtensions,
+    ProtocolVersion, RequestId, ServerJsonRpcMessage, ServerNotification,
 };
 use rmcp::transport::WorkerTransport;
 use rmcp::transport::streamable_http_server::session::local::{
@@ -22,10 +24,9 @@ use rmcp::transport::streamable_http_server::session::local::{
 use rmcp::transport::streamable_http_server::session::{RestoreOutcome, ServerSseMessage, SessionId, SessionManager};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::sleep;
-use uuid::Uuid;
 
-use super::exchange::{ALL, Exchange, Letter};
-use super::ids::Place;
+use super::exchange::{ALL, Exchange, Letter, STREAM_MAX};
+use super::ids::{Place, new_replica};
 use super::log::ClientLog;
 use super::replay::{Replay, Replays, whole};
 use super::store::{Owner, SessionRecords};
@@ -33,6 +34,7 @@ use super::uses::{Stay, Uses};
 use crate::changes::{Changes, Topic};
 use crate::database::{Database, DatabaseError};
 use crate::lock;
+use crate::mcp::headers;
 
 /// Logs of one call that wait to be sent.
 const LOGS_WAITING: usize = 16;
@@ -74,7 +76,7 @@ impl SharedSessions {
         local.session_config.keep_alive = None;
         // The beginning of a stream comes from the replay.
         local.session_config.sse_retry = None;
-        let replica = Uuid::new_v4().simple().to_string()[..12].to_owned();
+        let replica = new_replica();
         let exchange = match database {
             Database::Postgres(database) => {
                 let exchange = Exchange::new(replica.clone(), database.clone(), changes.clone());
@@ -303,9 +305,12 @@ impl Carrier {
         mut logs: Receiver<ServerJsonRpcMessage>,
     ) {
         let mut messages = pin!(messages);
+        // rmcp never ends the first of two calls to which a client gives the same id.
+        let mut too_long = pin!(sleep(STREAM_MAX));
         loop {
             let message = tokio::select! {
                 biased;
+                () = &mut too_long => break,
                 Some(log) = logs.recv() => Some(Arc::new(log)),
                 event = messages.next() => match event {
                     None => break,
@@ -450,9 +455,11 @@ impl SessionManager for SharedSessions {
         mut message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
         let (log, logs) = channel(LOGS_WAITING);
+        let mut begins_empty = false;
         if let ClientJsonRpcMessage::Request(request) = &mut message
             && let Some(parts) = request.request.extensions_mut().get_mut::<Parts>()
         {
+            begins_empty = takes_empty_events(&parts.headers);
             parts.extensions.insert(ClientLog {
                 session: SessionId::clone(id),
                 records: self.records.clone(),
@@ -463,7 +470,7 @@ impl SessionManager for SharedSessions {
         lock(&self.carrier.uses).call_began(id);
         let replay = self.carrier.replays.open(&self.replica, id);
         tokio::spawn(self.carrier.clone().carry(Arc::clone(&replay), messages, logs));
-        Ok(whole(replay))
+        Ok(whole(replay, begins_empty))
     }
 
     async fn accept_message(&self, id: &SessionId, mut message: ClientJsonRpcMessage) -> Result<(), Self::Error> {
@@ -481,11 +488,13 @@ impl SessionManager for SharedSessions {
             .await;
             return Ok(());
         }
-        if is_cancellation(&message) && self.carrier.exchange.is_some() {
+        if self.carrier.exchange.is_some()
+            && let Some(message) = cancellation(&message)
+        {
             // Which replica runs the call is not known.
             let letter = Letter::Deliver {
                 session: id.as_ref().to_owned(),
-                message: Box::new(message.clone()),
+                message: Box::new(message),
             };
             self.write(ALL, &letter).await;
         }
@@ -513,7 +522,22 @@ impl SessionManager for SharedSessions {
     }
 }
 
-fn is_cancellation(message: &ClientJsonRpcMessage) -> bool {
-    matches!(message, ClientJsonRpcMessage::Notification(notification)
-        if matches!(notification.notification, ClientNotification::CancelledNotification(_)))
+/// Whether the client knows events without data, which the protocol has since 2025-11-25: older ones read each event as
+/// JSON, and fail at one that has none.
+pub(in crate::mcp) fn takes_empty_events(request: &HeaderMap) -> bool {
+    headers::text(request, headers::PROTOCOL_VERSION)
+        .is_some_and(|version| version >= ProtocolVersion::V_2025_11_25.as_str())
+}
+
+/// What other replicas must know of a cancellation: which call it is of, and not why, which may be long.
+fn cancellation(message: &ClientJsonRpcMessage) -> Option<ClientJsonRpcMessage> {
+    let ClientJsonRpcMessage::Notification(notification) = message else {
+        return None;
+    };
+    let ClientNotification::CancelledNotification(cancelled) = &notification.notification else {
+        return None;
+    };
+    let params = CancelledNotificationParam::new(cancelled.params.request_id.clone(), None);
+    let cancelled = ClientNotification::CancelledNotification(CancelledNotification::new(params));
+    Some(ClientJsonRpcMessage::notification(cancelled))
 }

@@ -26,4 +26,4 @@ pub use store::{SUBSCRIPTIONS_MAX, SessionRecords};
 pub use uses::Stay;
 
 pub(crate) use log::severity;
-pub(super) use manager::session_topic;
+pub(super) use manager::{session_topic, takes_empty_events};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::future::ready;
-use futures::stream::{BoxStream, empty, once, unfold};
+use futures::stream::{BoxStream, empty, iter, unfold};
 use futures::{Stream, StreamExt};
 use http::HeaderValue;
 use serde_json::{Value, json};
@@ -33,11 +33,13 @@ struct Line {
 }
 
 impl SharedSessions {
-    /// The stream of a session that exists: from the event `last` on, or of news; it ends when `end` resolves.
+    /// The stream of a session that exists: from the event `last` on, or of news; it ends when `end` resolves. If it
+    /// `begins_empty`, the first event only says after what time to come back.
     pub(in crate::mcp) fn stream(
         self: &Arc<Self>,
         session: &str,
         last: Option<&str>,
+        begins_empty: bool,
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Response {
         let lines = match last.map(str::parse::<Place>) {
@@ -46,15 +48,12 @@ impl SharedSessions {
             // An error would make clients try again for ever; an empty stream tells them that there is nothing.
             Some(Err(_)) => empty().boxed(),
         };
-        let first = Event::default().retry(RETRY);
+        let first = begins_empty.then(|| Event::default().retry(RETRY));
         let events = lines.map(|line| {
             let event = Event::default().data(line.data);
             line.id.map_or(event.clone(), |id| event.id(id))
         });
-        let events = once(ready(first))
-            .chain(events)
-            .map(Ok::<_, Infallible>)
-            .take_until(end);
+        let events = iter(first).chain(events).map(Ok::<_, Infallible>).take_until(end);
         let keep_alive = KeepAlive::new().interval(SIGN_OF_LIFE);
         let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
         let headers = response.headers_mut();

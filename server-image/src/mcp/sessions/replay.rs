@@ -9,8 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::future::ready;
-use futures::stream::{once, unfold};
+use futures::stream::{iter, unfold};
 use futures::{Stream, StreamExt};
 use rmcp::model::ServerJsonRpcMessage;
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
@@ -193,9 +192,13 @@ fn json_length(message: &ServerJsonRpcMessage) -> usize {
     length.0
 }
 
-/// The whole stream, with a first event that holds no message but an id.
-pub(super) fn whole(replay: Arc<Replay>) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static {
-    let first = ServerSseMessage::priming(replay.place(0), RETRY);
+/// The whole stream; if it `begins_empty`, with a first event that holds no message but an id, so that a client can come
+/// back whose connection breaks before the first message.
+pub(super) fn whole(
+    replay: Arc<Replay>,
+    begins_empty: bool,
+) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static {
+    let first = begins_empty.then(|| ServerSseMessage::priming(replay.place(0), RETRY));
     let places = Arc::clone(&replay);
     let rest = after(replay, 0).map(move |(number, message)| {
         let mut event = ServerSseMessage::default();
@@ -203,7 +206,7 @@ pub(super) fn whole(replay: Arc<Replay>) -> impl Stream<Item = ServerSseMessage>
         event.message = Some(message);
         event
     });
-    once(ready(first)).chain(rest)
+    iter(first).chain(rest)
 }
 
 /// The messages after `number`, each with its number.
@@ -402,7 +405,7 @@ mod tests {
     async fn a_stream_goes_on_from_any_place() {
         let replays = Replays::default();
         let replay = replays.open("r", "session");
-        let reading = tokio::spawn(whole(Arc::clone(&replay)).collect::<Vec<_>>());
+        let reading = tokio::spawn(whole(Arc::clone(&replay), true).collect::<Vec<_>>());
         replay.push(message(1));
         replay.push(message(2));
         let from_one = tokio::spawn(after(Arc::clone(&replay), 1).collect::<Vec<_>>());

@@ -344,3 +344,51 @@ impl SessionStore for SessionRecords {
         Ok(self.remove(session_id).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use crate::mcp::sessions::MIGRATIONS;
+
+    /// Enough rows, and statistics of them, for the planner's choice to mean something.
+    const FILL: &str = "
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+        INSERT INTO mcp_sessions (id, state, used_at) SELECT 's' || i, '{}', unixepoch() - i FROM n;
+        INSERT INTO mcp_session_subscriptions (session_id, uri) SELECT id, 'test://a' FROM mcp_sessions;
+        ANALYZE;
+    ";
+
+    /// The statements of this file that SQLite knows, taken from its text: what is added is tested, too.
+    fn statements() -> Vec<String> {
+        let (code, _) = include_str!("store.rs").split_once("#[cfg(test)]").unwrap();
+        let literals = code.split('"').skip(1).step_by(2);
+        // As the compiler does: a backslash at the end of a line takes the next one's indentation with it.
+        let texts = literals.map(|literal| literal.split("\\\n").map(str::trim_start).collect::<String>());
+        let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE "];
+        let statements = texts.filter(|text| verbs.iter().any(|verb| text.starts_with(verb)));
+        // Only Postgres has a function of this name.
+        statements.filter(|sql| !sql.contains("now()")).collect()
+    }
+
+    /// A request in a session that is fast with a few sessions and slow with a million would only be found out in
+    /// production. For Postgres its own counters show it, from outside.
+    #[test]
+    fn no_statement_of_sqlite_scans_a_table() {
+        let connection = Connection::open_in_memory().unwrap();
+        for migration in MIGRATIONS {
+            connection.execute_batch(migration.sqlite).unwrap();
+        }
+        connection.execute_batch(FILL).unwrap();
+        let statements = statements();
+        assert!(statements.len() > 15, "{statements:#?}");
+        for sql in &statements {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut rows = plan.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get(3).unwrap();
+                assert!(!step.starts_with("SCAN "), "{step}: {sql}");
+            }
+        }
+    }
+}

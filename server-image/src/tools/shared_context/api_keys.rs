@@ -61,15 +61,21 @@ impl ApiKeys {
         self.0.is_empty()
     }
 
-    /// Whether `key` is one of them. Takes the same time for every key that is wrong.
+    /// The id of `key`, if it is one of them. Takes the same time for every key that is wrong.
     #[must_use]
-    pub fn accept(&self, key: &str) -> bool {
+    pub fn accept(&self, key: &str) -> Option<String> {
         let hash = hash(key);
         let found = self
             .0
             .iter()
             .fold(Choice::from(0), |found, known| found | known.ct_eq(&hash));
-        found.into()
+        bool::from(found).then(|| id(&hash))
+    }
+
+    /// Whether a key of this id is still among them.
+    #[must_use]
+    pub fn know(&self, key_id: &str) -> bool {
+        self.0.iter().any(|known| id(known) == key_id)
     }
 }
 
@@ -82,6 +88,11 @@ fn some_key(text: &str) -> Option<[u8; 32]> {
         tracing::warn!("an API key has fewer than {SHORT} characters, which can be guessed");
     }
     Some(hash(key))
+}
+
+/// Tells keys apart, and nothing about them: the hash of a hash, and only a part of it.
+fn id(hash: &[u8; 32]) -> String {
+    hex::encode(&Sha256::digest(hash)[..8])
 }
 
 fn hash(key: &str) -> [u8; 32] {
@@ -115,7 +126,9 @@ mod tests {
             ("First", false),
             ("fourth", false),
         ] {
-            assert_eq!(keys.accept(key), expected, "{key:?}");
+            let accepted = keys.accept(key);
+            assert_eq!(accepted.is_some(), expected, "{key:?}");
+            assert!(accepted.is_none_or(|id| keys.know(&id)), "{key:?}");
         }
         assert!(!keys.is_open());
         assert_eq!(format!("{keys:?}"), "ApiKeys(3)", "keys must not reach the logs");
@@ -137,6 +150,6 @@ mod tests {
             assert!(error.contains(expected), "{name}: {error}");
         }
         assert!(ApiKeys::read(None, None).unwrap().is_open());
-        assert!(!ApiKeys::default().accept(""));
+        assert_eq!(ApiKeys::default().accept(""), None);
     }
 }

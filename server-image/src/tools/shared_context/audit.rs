@@ -23,8 +23,10 @@ pub const WAITING_MAX: usize = 4_096;
 /// A call that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
-    /// The agent that called, as far as known or claimed.
+    /// The agent that called, if it is known which.
     pub agent_id: Option<String>,
+    /// The agent that somebody wanted to be who could not prove it.
+    pub claimed: Option<String>,
     /// The tool or resource.
     pub action: &'static str,
     /// Code of the error.
@@ -49,7 +51,13 @@ impl AuditTrail {
     /// Notes a refusal.
     pub fn refused(&self, refusal: Refusal) {
         if let Err(error) = self.0.try_send(refusal) {
-            tracing::warn!(%error, "a refusal is missing in the audit log");
+            let Refusal {
+                agent_id,
+                claimed,
+                action,
+                code,
+            } = error.into_inner();
+            tracing::warn!(agent_id, claimed, action, code, "a refusal is missing in the audit log");
         }
     }
 }

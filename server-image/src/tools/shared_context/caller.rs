@@ -10,6 +10,8 @@
 //! say its type; a [`Principal`] has only the types that its scopes name, as `agent-type:claude`.
 //!
 //! A token made for somebody who had proven nothing proves no more than a claim: it is worth nothing where claims are.
+//! One that was made for a holder of a key ends with the key. A [`Principal`] can show tokens of its own agents only, and
+//! may do with them no more than its scopes allow now.
 
 use std::sync::Arc;
 
@@ -30,6 +32,8 @@ use crate::tools::{CallContext, ToolError};
 /// them can read.
 pub const ANONYMOUS: &str = "anonymous";
 
+/// What somebody is told who has been wrong too often.
+pub(super) const TOO_MANY: &str = "AUTH_RATE_LIMIT_EXCEEDED";
 /// How a scope begins that proves the type which follows.
 const TYPE_SCOPE: &str = "agent-type:";
 
@@ -68,13 +72,18 @@ impl Caller {
     fn of_token(claims: &TokenClaims, principal: Option<&Principal>) -> Self {
         let scope = format!("{TYPE_SCOPE}{}", claims.agent_type);
         let is_type_proven = principal.is_none_or(|principal| principal.scopes.contains(&scope));
+        let mut permissions = claims.permissions.clone();
+        if let Some(principal) = principal {
+            let held = Permission::of_scopes(&principal.scopes);
+            permissions.retain(|permission| held.contains(permission));
+        }
         Self {
             agent: Agent {
                 id: claims.agent_id.clone(),
                 agent_type: is_type_proven.then(|| claims.agent_type.clone()),
-                is_admin: claims.permissions.contains(&Permission::Admin),
+                is_admin: permissions.contains(&Permission::Admin),
             },
-            permissions: claims.permissions.clone(),
+            permissions,
             has_quota: true,
         }
     }
@@ -84,7 +93,7 @@ impl Caller {
         Self {
             agent: Agent {
                 is_admin: permissions.contains(&Permission::Admin),
-                ..Agent::named(&principal.subject)
+                ..Agent::named(own_name(principal))
             },
             permissions,
             has_quota: true,
@@ -169,12 +178,14 @@ impl Callers {
             context.called_by(caller.agent_id());
         }
         let name = result.as_ref().ok().map(|caller| caller.agent_id().to_owned());
+        let is_known = name.is_some();
         let result = result.and_then(|caller| caller.require(needed).map(|()| caller));
         if let Err(error) = &result
             && !error.is_server_failure()
         {
             self.audit.refused(Refusal {
-                agent_id: name.or(claimed),
+                agent_id: name,
+                claimed: claimed.filter(|_| !is_known && error.code() != TOO_MANY),
                 action,
                 code: error.code(),
             });
@@ -184,16 +195,9 @@ impl Callers {
 
     async fn identify(&self, claim: Claim, context: &CallContext) -> Result<Caller, ToolError> {
         if let Some(token) = token(claim.auth_token, context) {
-            let claims = self
-                .tokens
-                .check(&token)
-                .await
-                .map_err(|error| unproven(error, context))?;
-            return if claims.is_proven || self.claims_count(context) {
-                Ok(Caller::of_token(&claims, principal(context)))
-            } else {
-                Err(unproven(TokenError::Unknown, context))
-            };
+            let claims = self.claims(&token, context).await;
+            let claims = claims.map_err(|error| unproven(error, context))?;
+            return Ok(Caller::of_token(&claims, principal(context)));
         }
         if let Some(principal) = principal(context) {
             return Ok(Caller::of_principal(principal));
@@ -207,6 +211,25 @@ impl Callers {
                  Authorization: Bearer sct_…",
             )
             .with_related(&["authenticate_agent"]))
+        }
+    }
+
+    /// What a token stands for, if it proves that for this caller.
+    ///
+    /// # Errors
+    /// [`TokenError`] when it proves nothing.
+    pub(super) async fn claims(&self, token: &str, context: &CallContext) -> Result<Arc<TokenClaims>, TokenError> {
+        let claims = self.tokens.check(token).await?;
+        let is_proven = if self.keys.is_open() {
+            claims.is_proven || self.claims_count(context)
+        } else {
+            claims.key_id.as_deref().is_some_and(|key_id| self.keys.know(key_id))
+        };
+        let is_own = principal(context).is_none_or(|principal| is_agent_of(principal, &claims.agent_id));
+        if is_proven && is_own {
+            Ok(claims)
+        } else {
+            Err(TokenError::Unknown)
         }
     }
 
@@ -237,6 +260,19 @@ impl Callers {
 /// The caller whose credential was verified in front of the tools.
 pub(super) fn principal(context: &CallContext) -> Option<&Principal> {
     context.http()?.extensions.get::<Arc<Principal>>().map(AsRef::as_ref)
+}
+
+/// The agent that a principal is without saying more. What follows a slash in an agent's id is a name that its principal
+/// gave, so a slash in the principal's own name must not look the same: `ci` may name `ci/deploy`, and is not the
+/// principal `ci/deploy`.
+pub(super) fn own_name(principal: &Principal) -> String {
+    principal.subject.replace('%', "%25").replace('/', "%2F")
+}
+
+/// Whether `agent_id` is one of a principal's agents: its own name, or that, a slash, and anything.
+pub(super) fn is_agent_of(principal: &Principal, agent_id: &str) -> bool {
+    let rest = agent_id.strip_prefix(&own_name(principal));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The token of a call: the argument, else the header. What is in the header is only taken if it looks like one of
@@ -274,7 +310,7 @@ pub(super) fn disproven(error: ToolError, context: &CallContext) -> ToolError {
     let counted = failures.map(|failures| failures.count(&http.extensions, &http.headers));
     match counted {
         Some(Err(limited)) => ToolError::refused(
-            "AUTH_RATE_LIMIT_EXCEEDED",
+            TOO_MANY,
             limited.to_string(),
             "Call authenticate_agent with the right API key for a new token; what is valid is accepted at any time",
         )

@@ -72,6 +72,8 @@ pub struct NewToken {
     pub permissions: Permissions,
     /// Whether whoever asked for it proved that it may.
     pub is_proven: bool,
+    /// The key with which it did, if it was one of the server's: the token ends with it.
+    pub key_id: Option<String>,
 }
 
 /// What a token stands for.
@@ -85,6 +87,8 @@ pub struct TokenClaims {
     pub permissions: Permissions,
     /// Whether whoever asked for it proved that it may.
     pub is_proven: bool,
+    /// The key with which it did, if it was one of the server's.
+    pub key_id: Option<String>,
     /// When it was made.
     pub issued_at: Timestamp,
     /// When it ends.

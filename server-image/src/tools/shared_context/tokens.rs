@@ -4,7 +4,7 @@
 //! for [`REMEMBERED`]: a token that is refreshed, which ends the old one, may be accepted for that long at other
 //! replicas; at the replica that refreshed it, and after its expiry anywhere, it is refused at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::model::{NewToken, TokenClaims, TokenHash};
 use super::storage::{Storage, StorageError};
+use crate::lock;
 
 /// How long a token is accepted without another look at the database, which bounds how long one that was ended at
 /// another replica goes on working.
@@ -30,6 +31,8 @@ const UUID_LENGTH: usize = 36;
 pub struct Tokens {
     storage: Arc<dyn Storage>,
     remembered: Arc<Cache<TokenHash, Remembered>>,
+    /// Counts refreshes: what was read before one must not be remembered after it.
+    refreshes: Arc<Mutex<u64>>,
     /// Life of a new token.
     lifetime: Duration,
 }
@@ -70,6 +73,7 @@ impl Tokens {
         Self {
             storage,
             remembered: Arc::new(Cache::new(REMEMBERED_MAX)),
+            refreshes: Arc::default(),
             lifetime,
         }
     }
@@ -95,12 +99,17 @@ impl Tokens {
         {
             return Ok(remembered.claims);
         }
+        let refreshes = *lock(&self.refreshes);
         let Some(claims) = self.storage.token_claims(hash).await? else {
             self.remembered.remove(&hash);
             return Err(TokenError::Unknown);
         };
         let claims = Arc::new(claims);
-        self.remember(hash, &claims);
+        let latest = lock(&self.refreshes);
+        if *latest == refreshes {
+            self.remember(hash, &claims);
+        }
+        drop(latest);
         Ok(claims)
     }
 
@@ -112,7 +121,10 @@ impl Tokens {
         let old = hash(token).ok_or(TokenError::Malformed)?;
         let (text, new) = new_token();
         let claims = self.storage.replace_token(old, new, self.lifetime).await?;
+        let mut refreshes = lock(&self.refreshes);
+        *refreshes += 1;
         self.remembered.remove(&old);
+        drop(refreshes);
         let claims = claims.ok_or(TokenError::Unknown)?;
         Ok(IssuedToken { token: text, claims })
     }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use mcp_server::database::{Database, DatabaseTarget};
+use mcp_server::server::Settings;
 use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{self, Storage};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 
 use super::postgres::{self, SHARED};
+use super::server::TestServer;
 
 /// A database of one kind with the shared context's tables.
 pub struct TestDatabase {
@@ -44,6 +47,29 @@ async fn open(kind: &'static str, url: String, folder: Option<TempDir>) -> TestD
 }
 
 impl TestDatabase {
+    /// As many servers with these settings as the database may have: two replicas, or the one of a SQLite file.
+    pub async fn servers(&self, settings: &Settings) -> Vec<TestServer> {
+        let count = if self.url.starts_with("sqlite:") { 1 } else { 2 };
+        join_all((0..count).map(|_| TestServer::start(settings.clone()))).await
+    }
+
+    /// How many lines a table has.
+    pub async fn count(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        match self.url.strip_prefix("sqlite:") {
+            Some(path) => {
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+            }
+            None => postgres::connect(&self.url)
+                .await
+                .query_one(&sql, &[])
+                .await
+                .unwrap()
+                .get(0),
+        }
+    }
+
     /// Changes data behind the storage's back, in the dialect of either kind.
     pub async fn execute(&self, sqlite: &str, postgres: &str) {
         match self.url.strip_prefix("sqlite:") {

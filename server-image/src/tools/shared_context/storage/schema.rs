@@ -34,6 +34,11 @@ pub const MIGRATIONS: &[Migration] = &[
                    WHERE expires_at IS NOT NULL",
         sqlite: "CREATE INDEX agent_memory_by_expiry ON agent_memory (expires_at) WHERE expires_at IS NOT NULL",
     },
+    Migration {
+        name: "shared_context_6_keys_of_tokens",
+        postgres: "ALTER TABLE secure_tokens ADD COLUMN key_id text",
+        sqlite: "ALTER TABLE secure_tokens ADD COLUMN key_id TEXT",
+    },
 ];
 
 // `message_count` is kept in the session's row: updating it also puts writers of one session in a row, so that the

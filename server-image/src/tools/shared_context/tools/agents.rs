@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::SharedContext;
+use crate::auth::Principal;
 use crate::tools::shared_context::audit::Refusal;
-use crate::tools::shared_context::caller::{disproven, principal};
+use crate::tools::shared_context::caller::{TOO_MANY, disproven, is_agent_of, own_name, principal};
 use crate::tools::shared_context::checks::{self, explain};
 use crate::tools::shared_context::limits;
 use crate::tools::shared_context::model::NewToken;
@@ -76,31 +77,44 @@ impl SharedContext {
     async fn authenticate_agent(self: Arc<Self>, arguments: AuthenticateAgent, context: CallContext) -> ToolResult {
         checks::agent_id(&arguments.agent_id)?;
         checks::name("agent_type", &arguments.agent_type, limits::AGENT_TYPE_MAX)?;
-        let granted = self
-            .grant(&arguments, &context)
-            .inspect_err(|error| self.note(&arguments.agent_id, "authenticate_agent", error.code()))?;
+        let key_id = self.key_id(&arguments, &context);
+        let granted = key_id.and_then(|key_id| Ok((self.grant(&arguments, key_id.is_some(), &context)?, key_id)));
+        let (granted, key_id) =
+            granted.inspect_err(|error| self.note(Some(&arguments.agent_id), "authenticate_agent", error))?;
         let token = NewToken {
             agent_id: arguments.agent_id,
             agent_type: arguments.agent_type,
             permissions: granted,
             is_proven: !self.callers.claims_count(&context),
+            key_id,
         };
         let issued = self.callers.tokens().issue(token).await.map_err(explain)?;
         Ok(answer(&issued))
     }
 
+    /// The key that the caller has, on a server that asks for one.
+    fn key_id(&self, arguments: &AuthenticateAgent, context: &CallContext) -> Result<Option<String>, ToolError> {
+        if self.callers.keys().is_open() {
+            return Ok(None);
+        }
+        let header = context.http().and_then(|http| http.headers.get(API_KEY_HEADER));
+        let key = header.map_or(arguments.api_key.as_deref(), |value| value.to_str().ok());
+        self.check_key(key, context).map(Some)
+    }
+
     /// What the caller gets of what it wants.
-    fn grant(&self, arguments: &AuthenticateAgent, context: &CallContext) -> Result<Permissions, ToolError> {
+    fn grant(
+        &self,
+        arguments: &AuthenticateAgent,
+        has_key: bool,
+        context: &CallContext,
+    ) -> Result<Permissions, ToolError> {
         let mut possible = Permission::of_type(&arguments.agent_type);
-        if !self.callers.keys().is_open() {
-            let header = context.http().and_then(|http| http.headers.get(API_KEY_HEADER));
-            let key = header.map_or(arguments.api_key.as_deref(), |value| value.to_str().ok());
-            self.check_key(key, context)?;
-        } else if let Some(principal) = principal(context) {
-            own_agent(&principal.subject, &arguments.agent_id)?;
+        if let Some(principal) = principal(context) {
+            own_agent(principal, &arguments.agent_id)?;
             let held = Permission::of_scopes(&principal.scopes);
             possible.retain(|permission| held.contains(permission));
-        } else {
+        } else if !has_key {
             // Nothing has been proven: what opens more than a claim does stays shut.
             possible.retain(|permission| matches!(permission, Permission::Read | Permission::Write));
         }
@@ -121,7 +135,7 @@ impl SharedContext {
         Ok(granted)
     }
 
-    fn check_key(&self, key: Option<&str>, context: &CallContext) -> Result<(), ToolError> {
+    fn check_key(&self, key: Option<&str>, context: &CallContext) -> Result<String, ToolError> {
         let invalid = |error| {
             ToolError::refused(
                 "INVALID_API_KEY",
@@ -129,23 +143,15 @@ impl SharedContext {
                 "Send the server's API key in the header X-API-Key",
             )
         };
-        match key {
-            Some(key) if self.callers.keys().accept(key) => Ok(()),
-            Some(_) => Err(disproven(invalid("the API key is wrong"), context)),
-            None => Err(invalid("the API key is missing")),
-        }
+        let key = key.ok_or_else(|| invalid("the API key is missing"))?;
+        let accepted = self.callers.keys().accept(key);
+        accepted.ok_or_else(|| disproven(invalid("the API key is wrong"), context))
     }
 
     async fn refresh_token(self: Arc<Self>, arguments: RefreshToken, context: CallContext) -> ToolResult {
-        let tokens = self.callers.tokens();
-        // A token that has come to prove nothing, because the server has keys now, must not live on.
-        let usable = match tokens.check(&arguments.current_token).await {
-            Ok(claims) if claims.is_proven || self.callers.claims_count(&context) => Ok(()),
-            Ok(_) => Err(TokenError::Unknown),
-            Err(error) => Err(error),
-        };
-        let refreshed = match usable {
-            Ok(()) => tokens.refresh(&arguments.current_token).await,
+        // A token that has come to prove nothing, because the server's keys are others now, must not live on.
+        let refreshed = match self.callers.claims(&arguments.current_token, &context).await {
+            Ok(_) => self.callers.tokens().refresh(&arguments.current_token).await,
             Err(error) => Err(error),
         };
         match refreshed {
@@ -153,29 +159,31 @@ impl SharedContext {
             Err(TokenError::Storage(error)) => Err(explain(error)),
             Err(error) => {
                 let error = disproven(not_refreshed(&error), &context);
-                self.note("", "refresh_token", error.code());
+                self.note(None, "refresh_token", &error);
                 Err(error)
             }
         }
     }
 
-    fn note(&self, agent_id: &str, action: &'static str, code: &'static str) {
+    fn note(&self, claimed: Option<&str>, action: &'static str, error: &ToolError) {
+        let code = error.code();
         self.callers.audit().refused(Refusal {
-            agent_id: Some(agent_id.to_owned()),
+            agent_id: None,
+            claimed: claimed.filter(|_| code != TOO_MANY).map(str::to_owned),
             action,
             code,
         });
     }
 }
 
-/// A caller that has proven its own name may name agents of its own: itself, or its name, a slash, and anything.
-fn own_agent(subject: &str, agent_id: &str) -> Result<(), ToolError> {
-    let rest = agent_id.strip_prefix(subject);
-    if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+/// A caller that has proven its own name may name agents of its own only.
+fn own_agent(principal: &Principal, agent_id: &str) -> Result<(), ToolError> {
+    if is_agent_of(principal, agent_id) {
         return Ok(());
     }
+    let own = own_name(principal);
     Err(ToolError::permission_denied(
-        format!("you have proven to be {subject}, so your agents are {subject} and {subject}/…, not {agent_id}"),
+        format!("you have proven to be {own}, so your agents are {own} and {own}/…, not {agent_id}"),
         "Use your own name as agent_id, or your name, a slash, and a name of your choice",
     ))
 }

@@ -1,10 +1,15 @@
 //! Finding messages in Postgres.
 
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
+
 use async_trait::async_trait;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::spawn_blocking;
 use tokio_postgres::Row;
 
 use super::{AT_ONCE, Results, Search, SearchQuery, SearchResults, SenderQuery, TimeQuery};
-use crate::database::PostgresConnection;
+use crate::database::{DatabaseError, PostgresConnection};
 use crate::tools::shared_context::model::{Message, Visibility};
 use crate::tools::shared_context::search::ranking::{Ranked, Ranking, Wanted};
 use crate::tools::shared_context::search::text::Searched;
@@ -18,6 +23,11 @@ const PORTION_BYTES: i64 = 4 * 1024 * 1024;
 /// Work, in the measure of [`Ranking::work`], from which on it is done on a thread that may be blocked; less is done
 /// sooner than handed over.
 const BLOCKING: usize = 100_000;
+
+/// Portions that are scored at once on such threads, by all searches: one per core, as more would not be done sooner. A
+/// thread keeps its portion even if its search is given up, so this bounds what searches that are gone still hold.
+static SCORING: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, std::num::NonZero::get)));
 
 #[async_trait]
 impl Search for PostgresStorage {
@@ -140,15 +150,27 @@ async fn portion(
 async fn score(rows: Vec<Row>, mut ranking: Ranking) -> Result<Ranking, StorageError> {
     let bytes = rows.iter().map(Row::raw_size_bytes).sum();
     if ranking.work(bytes) < BLOCKING {
-        offer(&rows, &mut ranking)?;
+        offer(&rows, &mut ranking, || false)?;
         return Ok(ranking);
     }
-    let scoring = tokio::task::spawn_blocking(move || offer(&rows, &mut ranking).map(|()| ranking));
-    scoring.await.map_err(|_| crate::database::DatabaseError::Stopped)?
+    let permit = SCORING.acquire().await.map_err(|_| DatabaseError::Stopped)?;
+    let (answer, answered) = oneshot::channel();
+    spawn_blocking(move || {
+        let scored = offer(&rows, &mut ranking, || answer.is_closed()).map(|()| ranking);
+        drop(rows);
+        drop(permit);
+        // Nobody waits any more if the search was given up.
+        let _ = answer.send(scored);
+    });
+    answered.await.map_err(|_| DatabaseError::Stopped)?
 }
 
-fn offer(rows: &[Row], ranking: &mut Ranking) -> Result<(), StorageError> {
+/// Shows the messages to the ranking until it is settled, or nobody waits for it.
+fn offer(rows: &[Row], ranking: &mut Ranking, is_given_up: impl Fn() -> bool) -> Result<(), StorageError> {
     for row in rows {
+        if is_given_up() {
+            break;
+        }
         ranking.offer(Searched {
             id: row.try_get(0)?,
             sender: row.try_get(1)?,

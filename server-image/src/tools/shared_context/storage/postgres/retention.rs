@@ -78,7 +78,8 @@ fn work(chore: Cleaning) -> (Duration, String) {
             format!(
                 "DELETE FROM sessions WHERE id = ANY (ARRAY( \
                    SELECT id FROM sessions, mine WHERE ok AND NOT is_active AND {UNUSED} AND {ANY_MESSAGE} IS NULL \
-                   ORDER BY created_at LIMIT $2)) RETURNING 1"
+                   ORDER BY created_at LIMIT $2)) \
+                 AND NOT is_active AND {UNUSED} RETURNING 1"
             ),
         ),
         Cleaning::AuditLog(age) => (

@@ -13,7 +13,7 @@ use crate::tools::shared_context::storage::{
     AuditLog, NOBODY, StorageError, StoredTokens, permissions_from_text, permissions_to_text,
 };
 
-const CLAIMS: &str = "agent_id, agent_type, permissions, is_proven, issued_at, expires_at";
+const CLAIMS: &str = "agent_id, agent_type, permissions, is_proven, key_id, issued_at, expires_at";
 
 #[async_trait]
 impl StoredTokens for PostgresStorage {
@@ -25,8 +25,8 @@ impl StoredTokens for PostgresStorage {
     ) -> Result<TokenClaims, StorageError> {
         let insert = format!(
             "WITH issued AS ( \
-               INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, expires_at) \
-               VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6)) RETURNING {CLAIMS}), \
+               INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, key_id, expires_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7)) RETURNING {CLAIMS}), \
              audited AS ( \
                INSERT INTO audit_log (agent_id, agent_type, action, target) \
                SELECT agent_id, agent_type, 'authenticate_agent', permissions FROM issued) \
@@ -42,6 +42,7 @@ impl StoredTokens for PostgresStorage {
                     &token.agent_type,
                     &permissions_to_text(&token.permissions)?,
                     &token.is_proven,
+                    &token.key_id,
                     &lifetime.as_secs_f64(),
                 ],
             )
@@ -66,8 +67,8 @@ impl StoredTokens for PostgresStorage {
             "WITH ended AS ( \
                DELETE FROM secure_tokens WHERE token_hash = $1 AND expires_at > now() RETURNING {CLAIMS}), \
              issued AS ( \
-               INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, expires_at) \
-               SELECT $2, agent_id, agent_type, permissions, is_proven, now() + make_interval(secs => $3) FROM ended \
+               INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, key_id, expires_at) \
+               SELECT $2, agent_id, agent_type, permissions, is_proven, key_id, now() + make_interval(secs => $3) FROM ended \
                RETURNING {CLAIMS}), \
              audited AS ( \
                INSERT INTO audit_log (agent_id, agent_type, action, target) \
@@ -89,15 +90,16 @@ impl AuditLog for PostgresStorage {
             .keys()
             .map(|refusal| refusal.agent_id.as_deref().unwrap_or(NOBODY))
             .collect();
+        let claimed: Vec<Option<&str>> = refusals.keys().map(|refusal| refusal.claimed.as_deref()).collect();
         let actions: Vec<&str> = refusals.keys().map(|refusal| refusal.action).collect();
         let codes: Vec<&str> = refusals.keys().map(|refusal| refusal.code).collect();
         let times: Vec<i64> = refusals.values().copied().collect();
         let connection = self.database.connection().await?;
         connection
             .query(
-                "INSERT INTO audit_log (agent_id, action, outcome, times) \
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])",
-                &[&agents, &actions, &codes, &times],
+                "INSERT INTO audit_log (agent_id, target, action, outcome, times) \
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])",
+                &[&agents, &claimed, &actions, &codes, &times],
             )
             .await?;
         Ok(())
@@ -110,7 +112,8 @@ fn claims(row: &Row) -> Result<TokenClaims, StorageError> {
         agent_type: row.try_get(1)?,
         permissions: permissions_from_text(row.try_get(2)?)?,
         is_proven: row.try_get(3)?,
-        issued_at: row.try_get(4)?,
-        expires_at: row.try_get(5)?,
+        key_id: row.try_get(4)?,
+        issued_at: row.try_get(5)?,
+        expires_at: row.try_get(6)?,
     })
 }

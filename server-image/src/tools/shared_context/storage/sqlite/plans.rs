@@ -32,7 +32,7 @@ const FILL: &str = "
         SELECT 's' || (i % 100 + 1), 'agent' || (i % 50), 'm', 'public', i FROM n;
     INSERT INTO agent_memory (agent_id, key, value, size_bytes, created_at, updated_at, expires_at)
         SELECT 'agent' || (i % 50), i, '1', 1, i, i, iif(i % 2, i, NULL) FROM n;
-    INSERT INTO secure_tokens SELECT randomblob(32), 'a', 't', '[]', 1, i, i FROM n;
+    INSERT INTO secure_tokens SELECT randomblob(32), 'a', 't', '[]', 1, i, i, NULL FROM n;
     INSERT INTO audit_log (at, agent_id, action, outcome) SELECT i, 'a', 'a', 'ok' FROM n;
     ANALYZE;
 ";
@@ -109,6 +109,7 @@ fn run_everything(connection: &Connection) {
         agent_type: "claude".to_owned(),
         permissions: [Permission::Read].into(),
         is_proven: true,
+        key_id: None,
     };
     let hash = TokenHash([7; 32]);
     tokens::insert(connection, hash, token, Duration::from_mins(1), "authenticate_agent").unwrap();

@@ -13,7 +13,7 @@ use crate::tools::shared_context::storage::{
     AuditLog, NOBODY, StorageError, StoredTokens, permissions_from_text, permissions_to_text,
 };
 
-const CLAIMS: &str = "agent_id, agent_type, permissions, is_proven, issued_at, expires_at";
+const CLAIMS: &str = "agent_id, agent_type, permissions, is_proven, key_id, issued_at, expires_at";
 
 #[async_trait]
 impl StoredTokens for SqliteStorage {
@@ -50,6 +50,7 @@ impl StoredTokens for SqliteStorage {
                     agent_type: ended.agent_type,
                     permissions: ended.permissions,
                     is_proven: ended.is_proven,
+                    key_id: ended.key_id,
                 };
                 insert(transaction, new, token, lifetime, "refresh_token").map(Some)
             })
@@ -63,11 +64,14 @@ impl AuditLog for SqliteStorage {
         self.database
             .write(move |transaction| {
                 let mut insert = transaction.prepare_cached(
-                    "INSERT INTO audit_log (at, agent_id, action, outcome, times) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO audit_log (at, agent_id, target, action, outcome, times) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?;
                 for (refusal, times) in refusals {
                     let agent_id = refusal.agent_id.as_deref().unwrap_or(NOBODY);
-                    insert.execute(params![now(), agent_id, refusal.action, refusal.code, times])?;
+                    let Refusal {
+                        claimed, action, code, ..
+                    } = &refusal;
+                    insert.execute(params![now(), agent_id, claimed, action, code, times])?;
                 }
                 Ok(())
             })
@@ -95,7 +99,7 @@ pub(super) fn insert(
     let permissions = permissions_to_text(&token.permissions)?;
     connection
         .prepare_cached(&format!(
-            "INSERT INTO secure_tokens (token_hash, {CLAIMS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+            "INSERT INTO secure_tokens (token_hash, {CLAIMS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
         ))?
         .execute(params![
             hash.0,
@@ -103,6 +107,7 @@ pub(super) fn insert(
             token.agent_type,
             permissions,
             token.is_proven,
+            token.key_id,
             now,
             expires_at
         ])?;
@@ -119,6 +124,7 @@ pub(super) fn insert(
         agent_type: token.agent_type,
         permissions: token.permissions,
         is_proven: token.is_proven,
+        key_id: token.key_id,
         issued_at: time(now),
         expires_at: time(expires_at),
     })
@@ -141,7 +147,8 @@ fn claims(row: &Row<'_>) -> Result<TokenClaims, StorageError> {
         agent_type: row.get(1)?,
         permissions: permissions_from_text(&row.get::<_, String>(2)?)?,
         is_proven: row.get(3)?,
-        issued_at: time(row.get(4)?),
-        expires_at: time(row.get(5)?),
+        key_id: row.get(4)?,
+        issued_at: time(row.get(5)?),
+        expires_at: time(row.get(6)?),
     })
 }
