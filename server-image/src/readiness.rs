@@ -24,8 +24,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// Longest pause between two attempts to build an index: each may be work for hours.
 const INDEX_RETRY_LONGEST: Duration = Duration::from_mins(1);
-/// So long indexes are waited for before there is traffic: as a rule they are there, or built at once. What takes longer
-/// slows calls down, but takes no replica out of service.
+/// So long indexes are waited for before there is traffic: as a rule they are there, or built at once. What takes
+/// longer slows calls down, but takes no replica out of service.
 const INDEXES: Duration = Duration::from_secs(2);
 
 /// The state behind `/readyz`. Cheap to clone.
@@ -96,8 +96,8 @@ impl Readiness {
     }
 }
 
-/// Prepares the schema, however long the database takes to come up, then watches that it keeps answering while it builds
-/// what indexes are missing. Runs until it is aborted.
+/// Prepares the schema, however long the database takes to come up, then watches that it keeps answering while it
+/// builds what indexes are missing. Runs until it is aborted.
 pub async fn watch_database(database: Database, migrations: Vec<Migration>, readiness: Readiness) {
     until_done(RETRY_LONGEST, || database.migrate_tables(&migrations)).await;
     let mut indexes = pin!(until_done(INDEX_RETRY_LONGEST, || database.build_indexes(&migrations)).fuse());

@@ -87,7 +87,6 @@ impl Auth {
     }
 
     /// The metadata, which is for everybody.
-    #[must_use]
     pub fn metadata_router(&self) -> Router {
         let metadata = self.metadata.as_ref();
         metadata.map_or_else(Router::new, |metadata| Arc::clone(metadata).router())

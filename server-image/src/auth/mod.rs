@@ -51,7 +51,7 @@ pub fn until_asked_again(request: &Extensions) -> impl Future<Output = ()> + Sen
         if is_authenticated {
             sleep(STREAM_MAX).await;
         } else {
-            pending().await
+            pending::<()>().await;
         }
     }
 }

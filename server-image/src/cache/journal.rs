@@ -56,10 +56,15 @@ const POSTGRES_LOOK: &str = "
     FROM cache_journal_state s LEFT JOIN
         (SELECT position, tag FROM cache_journal WHERE position >= $1 ORDER BY position DESC LIMIT $2) j ON true";
 
+// Reads the old lines and one more, not all that are kept.
 const POSTGRES_FORGET: &str = "
     WITH old AS (
-        SELECT least(max(position) + 1, pg_snapshot_xmin(pg_current_snapshot())::text::bigint) AS before
-        FROM cache_journal WHERE at < now() - make_interval(secs => $1)
+        SELECT least(
+            coalesce(
+                (SELECT position FROM cache_journal WHERE at >= now() - make_interval(secs => $1) ORDER BY position LIMIT 1),
+                max(position) + 1),
+            pg_snapshot_xmin(pg_current_snapshot())::text::bigint) AS before
+        FROM cache_journal
         HAVING max(position) IS NOT NULL AND pg_try_advisory_xact_lock(hashtextextended('cache_journal', 0))),
     gone AS (DELETE FROM cache_journal USING old WHERE position < old.before)
     UPDATE cache_journal_state SET forgotten = greatest(forgotten, old.before) FROM old";
@@ -71,7 +76,6 @@ const SQLITE_LOOK: &str = "
     FROM cache_journal_state s LEFT JOIN
         (SELECT position, tag FROM cache_journal WHERE position >= ?1 ORDER BY position DESC LIMIT ?2) j ON true";
 
-// Reads the old lines and one more, not all that are kept.
 const SQLITE_FORGET: &str = "
     UPDATE cache_journal_state SET forgotten = max(forgotten, coalesce(
         (SELECT position FROM cache_journal WHERE at >= unixepoch() - ?1 ORDER BY position LIMIT 1),

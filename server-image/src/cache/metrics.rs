@@ -225,7 +225,7 @@ mod tests {
     use super::super::replay::UNCHANGED;
     use super::*;
 
-    /// Prometheus reads nothing from a histogram without a bucket for everything.
+    /// Prometheus computes nothing from a histogram without a bucket for everything.
     #[test]
     fn the_last_bucket_of_reuse_holds_all_reads() {
         let mut registry = Registry::default();

@@ -404,6 +404,8 @@ mod tests {
     }
 
     async fn answer(mut stream: TcpStream, told: Arc<Mutex<Vec<String>>>) {
+        // Else an answer waits for the client to have noticed the one before it.
+        stream.set_nodelay(true).unwrap();
         let (read, mut write) = stream.split();
         let mut lines = BufReader::new(read).lines();
         while let Ok(Some(count)) = lines.next_line().await {

@@ -11,7 +11,7 @@ use crate::database::{DatabaseTarget, InvalidTarget, Pooler};
 #[group(skip)]
 pub(super) struct Flags {
     /// sqlite:PATH or postgres://… [default: Postgres from PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE if
-    /// PGHOST is set, else sqlite:./mcp.db; with stdio mcpscale/mcp.db in XDG_DATA_HOME, else in ~/.local/share].
+    /// PGHOST is set, else sqlite:./mcp.db; with stdio mcpscale/mcp.db in the user's data folder, ~/.local/share].
     #[arg(long, env = "MCP_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
     /// What stands between the server and Postgres; transaction: a pooler in transaction mode.

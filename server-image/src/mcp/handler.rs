@@ -141,6 +141,68 @@ impl McpHandler {
     }
 }
 
+/// What rmcp asks for, without the record of how it ended.
+impl McpHandler {
+    fn completion(&self, request: CompleteRequestParams) -> Result<CompleteResult, ErrorData> {
+        let argument = request.argument;
+        let mut values = match request.r#ref {
+            Reference::Prompt(prompt) => self
+                .catalog
+                .prompts
+                .complete(&prompt.name, &argument.name, &argument.value)
+                .ok_or_else(|| ErrorData::invalid_params(format!("unknown prompt: {}", prompt.name), None))?,
+            // The variable parts of URIs are ids of the caller's own things; it knows them.
+            _ => Vec::new(),
+        };
+        values.truncate(CompletionInfo::MAX_VALUES);
+        let completion = CompletionInfo::with_all_values(values);
+        Ok(CompleteResult::new(
+            completion.map_err(|error| ErrorData::internal_error(error, None))?,
+        ))
+    }
+
+    async fn begin_to_follow(&self, uri: String, context: &RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        subscriptions::may_follow(&self.catalog, &uri, &CallContext::new(context.clone())).await?;
+        let Some(session) = session(context)? else {
+            self.follows.begin(&self.changes, uri, context.peer.clone());
+            return Ok(());
+        };
+        let added = self.records.subscribe(session, &uri).await.map_err(failure)?;
+        if !added {
+            let message =
+                format!("a session follows at most {SUBSCRIPTIONS_MAX} resources: unsubscribe from some first");
+            return Err(ErrorData::invalid_request(message, None));
+        }
+        self.changes.publish(&session_topic(session));
+        Ok(())
+    }
+
+    async fn end_to_follow(&self, uri: &str, context: &RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        let Some(session) = session(context)? else {
+            self.follows.end(uri);
+            return Ok(());
+        };
+        self.records.unsubscribe(session, uri).await.map_err(failure)?;
+        self.changes.publish(&session_topic(session));
+        Ok(())
+    }
+
+    async fn level_of_logs(
+        &self,
+        request: SetLevelRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if !self.catalog.is_logging || context.meta.protocol_version().is_some() {
+            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
+        }
+        let level = json!(request.level);
+        let level = level.as_str().unwrap_or_default();
+        let session = session(context)?;
+        let session = session.ok_or_else(|| ErrorData::invalid_request("logs need a session over HTTP", None))?;
+        self.records.set_log_level(session, level).await.map_err(failure)
+    }
+}
+
 /// Fills in how long a list may be kept, and by whom.
 macro_rules! listed {
     ($result:ident, $items:expr) => {{
@@ -274,23 +336,9 @@ impl ServerHandler for McpHandler {
     async fn complete(
         &self,
         request: CompleteRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        let argument = request.argument;
-        let mut values = match request.r#ref {
-            Reference::Prompt(prompt) => self
-                .catalog
-                .prompts
-                .complete(&prompt.name, &argument.name, &argument.value)
-                .ok_or_else(|| ErrorData::invalid_params(format!("unknown prompt: {}", prompt.name), None))?,
-            // The variable parts of URIs are ids of the caller's own things; it knows them.
-            _ => Vec::new(),
-        };
-        values.truncate(CompletionInfo::MAX_VALUES);
-        let completion = CompletionInfo::with_all_values(values);
-        Ok(CompleteResult::new(
-            completion.map_err(|error| ErrorData::internal_error(error, None))?,
-        ))
+        noted(&context, self.completion(request))
     }
 
     async fn subscribe(
@@ -298,19 +346,7 @@ impl ServerHandler for McpHandler {
         request: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        subscriptions::may_follow(&self.catalog, &request.uri, &CallContext::new(context.clone())).await?;
-        let Some(session) = session(&context)? else {
-            self.follows.begin(&self.changes, request.uri, context.peer);
-            return Ok(());
-        };
-        let added = self.records.subscribe(session, &request.uri).await.map_err(failure)?;
-        if !added {
-            let message =
-                format!("a session follows at most {SUBSCRIPTIONS_MAX} resources: unsubscribe from some first");
-            return Err(ErrorData::invalid_request(message, None));
-        }
-        self.changes.publish(&session_topic(session));
-        Ok(())
+        noted(&context, self.begin_to_follow(request.uri, &context).await)
     }
 
     async fn unsubscribe(
@@ -318,13 +354,7 @@ impl ServerHandler for McpHandler {
         request: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let Some(session) = session(&context)? else {
-            self.follows.end(&request.uri);
-            return Ok(());
-        };
-        self.records.unsubscribe(session, &request.uri).await.map_err(failure)?;
-        self.changes.publish(&session_topic(session));
-        Ok(())
+        noted(&context, self.end_to_follow(&request.uri, &context).await)
     }
 
     async fn set_level(
@@ -332,14 +362,7 @@ impl ServerHandler for McpHandler {
         request: SetLevelRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        if !self.catalog.is_logging || context.meta.protocol_version().is_some() {
-            return Err(ErrorData::method_not_found::<SetLevelRequestMethod>());
-        }
-        let level = json!(request.level);
-        let level = level.as_str().unwrap_or_default();
-        let session = session(&context)?;
-        let session = session.ok_or_else(|| ErrorData::invalid_request("logs need a session over HTTP", None))?;
-        self.records.set_log_level(session, level).await.map_err(failure)
+        noted(&context, self.level_of_logs(request, &context).await)
     }
 
     async fn on_custom_request(
@@ -348,8 +371,9 @@ impl ServerHandler for McpHandler {
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         let method = request.method;
+        let has_sessions = context.meta.protocol_version().is_none();
         // rmcp takes what it cannot read for a method that it does not know.
-        let error = if message::is_known(&method) {
+        let error = if message::is_known(&method, has_sessions) {
             ErrorData::invalid_params(format!("the parameters are not what {method} takes"), None)
         } else {
             ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None)

@@ -26,6 +26,14 @@ const METHODS: &[&str] = &[
     TOOLS_CALL,
     "tools/list",
 ];
+/// Those that only clients up to 2025-11-25 send.
+const OF_SESSIONS: &[&str] = &[
+    INITIALIZE,
+    PING,
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+];
 pub(super) const TOOLS_CALL: &str = "tools/call";
 pub(super) const INITIALIZE: &str = "initialize";
 const LISTEN: &str = "subscriptions/listen";
@@ -42,9 +50,12 @@ pub(super) const SESSION_VERSIONS: &[&str] = &["2024-11-05", "2025-03-26", "2025
 /// What a client without the header speaks, by the protocol's own rule.
 const PROTOCOL_VERSION_DEFAULT: &str = "2025-03-26";
 
-/// Whether MCP has a request of this method.
-pub(super) fn is_known(method: &str) -> bool {
-    METHODS.contains(&method) || [LISTEN, PING].contains(&method)
+/// Whether MCP has a request of this method, for clients with sessions or for those without.
+pub(super) fn is_known(method: &str, has_sessions: bool) -> bool {
+    if OF_SESSIONS.contains(&method) {
+        return has_sessions;
+    }
+    METHODS.contains(&method) || method == LISTEN
 }
 
 /// Whether there is this revision of the protocol.

@@ -29,7 +29,8 @@ impl DataParts {
         let database = Database::open_pooled(&settings.data.database, pool, registry)?;
         register_pool_size(registry, &database);
         let changes = match &database {
-            Database::Postgres(_) => Changes::shared(),
+            // Whoever reads again when it hears of a change must not get what is cached of before.
+            Database::Postgres(_) => Changes::shared().with_delay(settings.cache.staleness),
             Database::Sqlite(_) => Changes::alone(),
         };
         let memory = memory::Guard::default();

@@ -157,11 +157,12 @@ struct Unavailable;
 impl From<DatabaseError> for ToolError {
     fn from(error: DatabaseError) -> Self {
         tracing::warn!(%error, "a tool call failed");
-        if matches!(error, DatabaseError::NotReady) {
-            return Self::server_failure("POOL_NOT_INITIALIZED", &error);
+        match error {
+            DatabaseError::NotReady => Self::server_failure("POOL_NOT_INITIALIZED", &error),
+            DatabaseError::PoolTimeout { .. } | DatabaseError::NoAnswer(_) => Self::internal(&error),
+            // The words of others are for the log: they may name users, tables, and values of other callers.
+            _ => Self::internal(&Unavailable),
         }
-        // Its own words are for the log: they may name users, tables, and values of others.
-        Self::server_failure("SYSTEM_UNAVAILABLE", &Unavailable)
     }
 }
 

@@ -237,7 +237,8 @@ async fn a_session_that_is_used_while_it_is_removed_stays() {
     // What `set_memory` does, not yet committed.
     blocker
         .batch_execute(&format!(
-            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) VALUES ('ann', '{id}', 'k', '1', 1); \
+            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
+             VALUES ('ann', '{id}', 'k', '1', 1); \
              UPDATE sessions SET updated_at = now()"
         ))
         .await

@@ -304,7 +304,7 @@ async fn mistakes_of_callers_are_no_errors_of_the_server() {
     for (tool, error_type, method) in [
         ("create_session", "tool_error", "tools/call"),
         ("unknown", "-32602", "tools/call"),
-        ("", "404", "other"),
+        ("", "-32601", "other"),
         ("", "400", "other"),
     ] {
         let labels = [

@@ -185,9 +185,9 @@ async fn two_calls_of_one_id_end() {
     assert_eq!(server.scrape().await.value("mcp_active_sessions", &[]), 1.0);
     // From here on time passes as soon as nobody has anything to do.
     tokio::time::pause();
-    let started = tokio::time::Instant::now();
+    let started = std::time::Instant::now();
     while server.scrape().await.value("mcp_active_sessions", &[]) > 0.0 {
-        assert!(started.elapsed() < Duration::from_mins(5), "the session stays");
+        assert!(started.elapsed() < Duration::from_secs(20), "the session stays");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -360,7 +360,7 @@ async fn every_refusal_has_the_form_of_a_tools_error() {
         ),
         (
             "too many values",
-            post("get_memory").body(format!("[{}0]", "0,".repeat(1_000_000))),
+            post("get_memory").body(format!("[{}0]", "0,".repeat(262_000))),
             413,
             "CONTENT_TOO_LARGE",
         ),

@@ -191,17 +191,18 @@ async fn callers_decide_and_waits_are_shown() {
     let (first, second) = tokio::join!(work("01"), work("01"));
     assert!(first.unwrap().status().is_success() && second.unwrap().status().is_success());
     let spans = collector.until_spans(3).await;
-    let waits: Vec<_> = spans.iter().filter(|span| span.name == "wait for a slot").collect();
-    assert_eq!(
-        (spans.len(), waits.len()),
-        (3, 1),
-        "two calls and one wait; the call not recorded is left out"
-    );
+    let (waits, calls): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.name == "wait for a slot");
+    assert_eq!(calls.len(), 2, "the call not recorded is left out");
+    // On a busy machine a call may be seen to wait that only waited for a core.
+    let waits: Vec<_> = waits
+        .into_iter()
+        .filter(|span| span.end_time_unix_nano - span.start_time_unix_nano >= 40_000_000)
+        .collect();
+    assert_eq!(waits.len(), 1, "one of two has waited for the other");
     let parent = spans
         .iter()
         .find(|span| span.span_id == waits[0].parent_span_id)
         .unwrap();
-    assert!(waits[0].end_time_unix_nano - waits[0].start_time_unix_nano >= 40_000_000);
     assert!(parent.start_time_unix_nano <= waits[0].start_time_unix_nano + 1_000_000);
 }
 

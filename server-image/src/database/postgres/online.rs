@@ -82,7 +82,8 @@ impl PostgresDatabase {
 }
 
 async fn state(connection: &PostgresConnection, index: &str) -> Result<State, DatabaseError> {
-    let look = "SELECT i.indisvalid, EXISTS (SELECT FROM pg_stat_progress_create_index AS work WHERE work.relid = i.indrelid) \
+    let look = "SELECT i.indisvalid, \
+                  EXISTS (SELECT FROM pg_stat_progress_create_index AS work WHERE work.relid = i.indrelid) \
                 FROM pg_index AS i WHERE i.indexrelid = to_regclass($1::text)";
     let Some(row) = connection.query_opt(look, &[&index]).await? else {
         return Ok(State::Missing);

@@ -78,7 +78,7 @@ impl SharedContext {
         checks::agent_id(&arguments.agent_id)?;
         checks::name("agent_type", &arguments.agent_type, limits::AGENT_TYPE_MAX)?;
         let key_id = self.key_id(&arguments, &context);
-        let granted = key_id.and_then(|key_id| Ok((self.grant(&arguments, key_id.is_some(), &context)?, key_id)));
+        let granted = key_id.and_then(|key_id| Ok((grant(&arguments, key_id.is_some(), &context)?, key_id)));
         let (granted, key_id) =
             granted.inspect_err(|error| self.note(Some(&arguments.agent_id), "authenticate_agent", error))?;
         let token = NewToken {
@@ -100,39 +100,6 @@ impl SharedContext {
         let header = context.http().and_then(|http| http.headers.get(API_KEY_HEADER));
         let key = header.map_or(arguments.api_key.as_deref(), |value| value.to_str().ok());
         self.check_key(key, context).map(Some)
-    }
-
-    /// What the caller gets of what it wants.
-    fn grant(
-        &self,
-        arguments: &AuthenticateAgent,
-        has_key: bool,
-        context: &CallContext,
-    ) -> Result<Permissions, ToolError> {
-        let mut possible = Permission::of_type(&arguments.agent_type);
-        if let Some(principal) = principal(context) {
-            own_agent(principal, &arguments.agent_id)?;
-            let held = Permission::of_scopes(&principal.scopes);
-            possible.retain(|permission| held.contains(permission));
-        } else if !has_key {
-            // Nothing has been proven: what opens more than a claim does stays shut.
-            possible.retain(|permission| matches!(permission, Permission::Read | Permission::Write));
-        }
-        let requested: Permissions = arguments.requested_permissions.iter().copied().collect();
-        let granted: Permissions = requested.intersection(&possible).copied().collect();
-        if granted.is_empty() {
-            return Err(ToolError::permission_denied(
-                format!(
-                    "requested: {}; agents of the type {:?} may have here: {}",
-                    permission::list(&requested),
-                    arguments.agent_type,
-                    permission::list(&possible)
-                ),
-                "Request a permission that the type may have, or use another agent_type; a server without API keys \
-                 gives neither admin nor debug",
-            ));
-        }
-        Ok(granted)
     }
 
     fn check_key(&self, key: Option<&str>, context: &CallContext) -> Result<String, ToolError> {
@@ -174,6 +141,34 @@ impl SharedContext {
             code,
         });
     }
+}
+
+/// What the caller gets of what it wants.
+fn grant(arguments: &AuthenticateAgent, has_key: bool, context: &CallContext) -> Result<Permissions, ToolError> {
+    let mut possible = Permission::of_type(&arguments.agent_type);
+    if let Some(principal) = principal(context) {
+        own_agent(principal, &arguments.agent_id)?;
+        let held = Permission::of_scopes(&principal.scopes);
+        possible.retain(|permission| held.contains(permission));
+    } else if !has_key {
+        // Nothing has been proven: what opens more than a claim does stays shut.
+        possible.retain(|permission| matches!(permission, Permission::Read | Permission::Write));
+    }
+    let requested: Permissions = arguments.requested_permissions.iter().copied().collect();
+    let granted: Permissions = requested.intersection(&possible).copied().collect();
+    if granted.is_empty() {
+        return Err(ToolError::permission_denied(
+            format!(
+                "requested: {}; agents of the type {:?} may have here: {}",
+                permission::list(&requested),
+                arguments.agent_type,
+                permission::list(&possible)
+            ),
+            "Request a permission that the type may have, or use another agent_type; a server without API keys \
+             gives neither admin nor debug",
+        ));
+    }
+    Ok(granted)
 }
 
 /// A caller that has proven its own name may name agents of its own only.
