@@ -130,7 +130,7 @@ fn two_servers_serve_while_a_third_says_what_is_wrong_with_it() -> TestResult {
             let url = format!("{}/mcp", endpoint.url());
             first_call(&url).await?;
             if namespace == &first {
-                what_is_not_mcp_is_served(&endpoint.url()).await?;
+                what_is_not_mcp_is_served(endpoint.url()).await?;
             }
         }
         wait_for(
