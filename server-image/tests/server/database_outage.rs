@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use mcp_server::database::{Database, DatabaseError, SqliteDatabase};
 use mcp_server::migrate;
-use mcp_server::tools::shared_context::{BATCH, Cleaning, NewSession};
 use prometheus_client::registry::Registry;
 use rusqlite::Transaction;
 use serde_json::{Value, json};
@@ -16,7 +15,6 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use crate::support::databases::both;
 use crate::support::postgres::{Postgres, SHARED, connect};
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
@@ -216,47 +214,6 @@ async fn figures_of_a_database_that_is_gone_are_left_out() {
     .await;
     postgres.start_again();
     until("they are back", async || (figures().await == [true; 2]).then_some(())).await;
-}
-
-/// Memory that is stored for a closed session, while that is being removed, keeps the session: otherwise it would be
-/// gone although it was confirmed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_used_while_it_is_removed_stays() {
-    let [_, database] = both().await;
-    let id = "session_0000000000000001";
-    let session = NewSession {
-        id: id.to_owned(),
-        purpose: "test".to_owned(),
-        created_by: "ann".to_owned(),
-        metadata: None,
-    };
-    database.storage.create_session(session, false).await.unwrap();
-    let (blocker, observer) = (connect(&database.url).await, connect(&database.url).await);
-    let old = "UPDATE sessions SET is_active = false, created_at = 'epoch', updated_at = 'epoch'";
-    observer.batch_execute(old).await.unwrap();
-    // What `set_memory` does, not yet committed.
-    blocker
-        .batch_execute(&format!(
-            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
-             VALUES ('ann', '{id}', 'k', '1', 1); \
-             UPDATE sessions SET updated_at = now()"
-        ))
-        .await
-        .unwrap();
-    let cleaning = tokio::spawn({
-        let storage = Arc::clone(&database.storage);
-        let month = Duration::from_hours(30 * 24);
-        async move { storage.clean(Cleaning::ClosedSessions(month), BATCH).await }
-    });
-    until("the removal waits for the row", async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity \
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        (number(&observer, waiting).await == 1).then_some(())
-    })
-    .await;
-    blocker.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(cleaning.await.unwrap().unwrap(), 0, "nothing is removed");
-    assert_eq!(number(&observer, "SELECT count(*) FROM agent_memory").await, 1);
 }
 
 /// An empty SQLite file with a table `t`.

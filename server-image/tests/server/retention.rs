@@ -1,5 +1,6 @@
 //! What has ended goes, and nothing else; and the schema is changed while the database is in use.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -365,4 +366,37 @@ async fn a_migration_that_is_given_up_leaves_nothing_at_work() {
     assert!(applied.expect("another connection has a place").is_empty());
     other.query("SELECT pg_advisory_unlock($1)", &[&lock]).await.unwrap();
     database.migrate(shared_context::MIGRATIONS).await.unwrap();
+}
+
+/// Memory that is stored for a closed session, while that is being removed, keeps the session: otherwise it would be
+/// gone although it was confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_used_while_it_is_removed_stays() {
+    let [_, database] = both().await;
+    let id = "session_0000000000000001";
+    session(&database, id, 60, 60, false).await;
+    let (blocker, observer) = (connect(&database.url).await, connect(&database.url).await);
+    let number = async |sql: &str| observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    // What `set_memory` does, not yet committed.
+    blocker
+        .batch_execute(&format!(
+            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
+             VALUES ('ann', '{id}', 'k', '1', 1); \
+             UPDATE sessions SET updated_at = now()"
+        ))
+        .await
+        .unwrap();
+    let cleaning = tokio::spawn({
+        let storage = Arc::clone(&database.storage);
+        async move { storage.clean(Cleaning::ClosedSessions(MONTH), BATCH).await }
+    });
+    until("the removal waits for the row", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (number(waiting).await == 1).then_some(())
+    })
+    .await;
+    blocker.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(cleaning.await.unwrap().unwrap(), 0, "nothing is removed");
+    assert_eq!(number("SELECT count(*) FROM agent_memory").await, 1);
 }
