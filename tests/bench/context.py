@@ -142,8 +142,10 @@ class Workload:
         return call, has_message_id
 
     def get_messages(self, number: int):
-        # The offset differs, so that no cache can answer.
+        # No cache can answer: the offset differs until the last page, and then a new message makes all pages old.
         offset = number % max(len(self.messages) - 50, 1)
+        if offset == 0:
+            self.client.call("add_message", session_id=self.session, content=sentence(number))
         wanted = self.messages[offset : offset + 50]
         call = partial(self.client.call, "get_messages", session_id=self.session, limit=50, offset=offset)
         return call, lambda answer: [message.get("content") for message in answer.get("messages", [])] == wanted
