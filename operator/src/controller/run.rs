@@ -1,14 +1,14 @@
 //! Runs the controller of one watch scope until it is asked to stop.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
-use futures::{StreamExt, future::join_all};
+use futures::{FutureExt, StreamExt, future::join_all};
 use kube::{
     Api, Client,
     runtime::{
         Controller,
         controller::{self, Config},
-        reflector::{ObjectRef, store::WriterDropped},
+        reflector::{ObjectRef, Store, store::WriterDropped},
         watcher,
     },
 };
@@ -132,12 +132,24 @@ async fn control(
             stop.clone(),
         ))
     });
-    controller
+    let running = controller
         .run(reconcile, error_policy, Arc::clone(&context))
-        .for_each_concurrent(None, |result| report(result, &context, &store))
-        .await;
+        .for_each_concurrent(None, |result| report(result, &context, &store));
+    tokio::select! {
+        () = running => {}
+        () = stopped_before_the_list(&store, &stop) => {}
+    }
     if let Some(scaling) = scaling {
         scaling.abort();
+    }
+}
+
+/// Resolves when the operator is asked to stop before the controller has its list of servers. It has begun nothing then,
+/// but kube 5.0 would wait for the list, whose watch has ended, for ever.
+async fn stopped_before_the_list(store: &Store<GuardedServer>, stop: &CancellationToken) {
+    stop.cancelled().await;
+    if store.wait_until_ready().now_or_never().is_some() {
+        pending::<()>().await;
     }
 }
 
@@ -145,7 +157,7 @@ type Outcome =
     Result<(ObjectRef<GuardedServer>, controller::Action), controller::Error<ReconcileError, watcher::Error>>;
 
 /// Tells people of errors. Reporting is outside of the reconcile, so that it has one place.
-async fn report(outcome: Outcome, context: &Context, store: &kube::runtime::reflector::Store<GuardedServer>) {
+async fn report(outcome: Outcome, context: &Context, store: &Store<GuardedServer>) {
     match outcome {
         Err(controller::Error::ReconcilerFailed(error, object)) => {
             let server = ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default());
@@ -168,3 +180,6 @@ async fn report(outcome: Outcome, context: &Context, store: &kube::runtime::refl
 fn reference(guarded: &GuardedServer) -> k8s_openapi::api::core::v1::ObjectReference {
     kube::Resource::object_ref(guarded, &())
 }
+
+#[cfg(test)]
+mod tests;
