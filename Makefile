@@ -48,7 +48,7 @@ lint: ## Check formatting, lints, documentation, dependencies, scripts, charts a
 bench: ## Load one MCP server on loopback in rising steps: rate, latency, what is shed
 	@hack/bench
 
-bench-server: ## Measure the MCP server side by side with others (BENCH="--rounds 1 --seconds 2" for a short run)
+bench-server: packages ## Measure the MCP server side by side with others (BENCH="--rounds 1 --seconds 2" for a short run)
 	@hack/bench-server $(BENCH)
 
 bench-parts: ## Measure scoring, cache and token check by themselves, beside RapidFuzz, moka and jsonwebtoken

@@ -10,9 +10,7 @@ from figures import at_least, below, say
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE_BELOW_MB = 60
-# For work of the replicas' own; and for messages, of which the Postgres and the nginx that they share do a part, on the
-# same cores.
-WORK_TARGET, CONTEXT_TARGET = 1.8, 1.5
+REPLICAS_TARGET = 1.8
 # What the bench of the replicas prints after its last round, before it judges.
 JUDGED = "(goal: "
 
@@ -57,11 +55,7 @@ def report_image(results: list) -> list:
 
 
 def report_replicas(results: list) -> list:
-    """Prints the medians; returns the goals."""
-    goals = []
-    print("\nreplicas of 250m behind nginx: calls per second")
-    for key, work, target in (("", "work of their own", WORK_TARGET), ("context_", "shared messages", CONTEXT_TARGET)):
-        one, two = (median(result[f"{count}_{key}per_second"] for result in results) for count in ("one", "two"))
-        print(f"  {work}: one {one:.0f}, two {two:.0f}, {two / one:.2f}×")
-        goals.append(at_least(f"two replicas of 250m, {work}: calls per second, times those of one", two / one, target))
-    return goals
+    """Prints the medians; returns the goal."""
+    one, two = (median(result[f"{count}_per_second"] for result in results) for count in ("one", "two"))
+    print(f"\nreplicas of 250m behind nginx: one {one:.0f} calls per second, two {two:.0f}, {two / one:.2f}×")
+    return [at_least("two replicas of 250m: calls per second, times those of one", two / one, REPLICAS_TARGET)]

@@ -10,6 +10,8 @@ from figures import at_least, medians, say
 from measure import measured_load, usage
 
 OURS, IN_SESSION = "mcpscale", "mcpscale, session"
+# The slowest of the servers answers more calls a second. A load is so long that each connection has its turn.
+SLOWEST_PER_SECOND = 40
 POLLING, WRK = "polls", "wrk"
 TARGETS = {("json", "FastMCP"): 40, ("json", "TypeScript SDK"): 16, ("sse", "FastMCP"): 30}
 
@@ -36,12 +38,13 @@ def rounds(options):
                 yield {"server": name, "answers": answers, "idle_rss_bytes": idle}
             for connections, client in loads(options.connections):
                 polls = client == POLLING
+                seconds = max(options.seconds, connections // SLOWEST_PER_SECOND)
                 for number in range(options.rounds):
                     # Each goes first in turn.
                     turn = number % len(asked)
                     for name, server, request in asked[turn:] + asked[:turn]:
                         measured_load(server.pid, request, connections, options.warm_up, polls)
-                        result = measured_load(server.pid, request, connections, options.seconds, polls)
+                        result = measured_load(server.pid, request, connections, seconds, polls)
                         who = {"server": name, "answers": answers, "connections": connections, "client": client}
                         say(f"{answers} c={connections} {client} round {number + 1}: {name} {result['per_second']:.0f}/s")
                         yield who | {"round": number} | result

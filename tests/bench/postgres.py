@@ -51,3 +51,19 @@ def postgres():
         process.terminate()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def commits(url: str, seconds: int) -> list:
+    """How long commits of a row take on one connection, one after the other, in milliseconds: what its disk allows."""
+    with tempfile.TemporaryDirectory(prefix="bench-commits-") as folder:
+        script = Path(folder, "script.sql")
+        script.write_text("INSERT INTO bare_commits VALUES (1);")
+        subprocess.run(
+            [program("psql"), "--quiet", "--command=CREATE TABLE IF NOT EXISTS bare_commits (number int)", url],
+            check=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        # Its log has a line for each, with the microseconds in the third place.
+        command = [program("pgbench"), "--no-vacuum", "--client=1", f"--time={seconds}", "--log", f"--file={script}", url]
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        [log] = Path(folder).glob("pgbench_log.*")
+        return [int(line.split()[2]) / 1000 for line in log.read_text().splitlines()]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from itertools import pairwise
 from math import sqrt
 from statistics import mean
 
@@ -11,11 +12,13 @@ from figures import at_least, below, say
 from measure import LOAD_CORE, usage
 
 RATE = 1000
-# The server keeps its own figures of five minutes; all else is full before them.
-WARM_UP_SECONDS = 330
+# The server keeps its own figures of five minutes, and all else that is bounded is full before them; but the pages that
+# its allocator needs for as many bytes settle only after that.
+WARM_UP_SECONDS = 600
 # Small enough to be full long before the part that is judged.
 CACHE_BYTES = 4 * 1024 * 1024
-# Samples that follow each other are not independent; the means of so many blocks of them nearly are.
+# Samples that follow each other are far from independent; the means of so many blocks of them are less so, and how much
+# is taken into account.
 BLOCKS = 20
 # Of Student's t with BLOCKS - 2 degrees of freedom: 95 % lie between minus and plus this.
 T_95 = 2.101
@@ -68,7 +71,8 @@ def rounds(options):
 def slope(samples: list) -> tuple:
     """Growth in bytes per second over samples of (second, bytes), and by how much it may be off, by 95 % confidence.
 
-    A straight line by least squares through the means of blocks.
+    A straight line by least squares through the means of blocks. A block is like the one before it, so they tell less
+    than as many independent ones: as much as (1 - r) / (1 + r) of them, r being the correlation of neighbours.
     """
     size = len(samples) // BLOCKS
     blocks = [samples[place * size : (place + 1) * size] for place in range(BLOCKS)]
@@ -76,8 +80,10 @@ def slope(samples: list) -> tuple:
     middle, level = mean(x for x, _ in points), mean(y for _, y in points)
     spread = sum((x - middle) ** 2 for x, _ in points)
     gradient = sum((x - middle) * (y - level) for x, y in points) / spread
-    rest = sum((y - level - gradient * (x - middle)) ** 2 for x, y in points)
-    return gradient, T_95 * sqrt(rest / (BLOCKS - 2) / spread)
+    rests = [y - level - gradient * (x - middle) for x, y in points]
+    rest = sum(one * one for one in rests)
+    alike = max(0.0, sum(one * next_one for one, next_one in pairwise(rests)) / rest) if rest else 0.0
+    return gradient, T_95 * sqrt(rest / (BLOCKS - 2) / spread * (1 + alike) / (1 - alike))
 
 
 def report(results: list) -> list:

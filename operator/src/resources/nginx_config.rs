@@ -125,9 +125,9 @@ fn upstreams(server: &ValidatedServer) -> String {
 /// one.
 fn client_server(server: &ValidatedServer) -> String {
     let path = &server.server.path;
-    let refusal = refusal(server.server.protocol_mode);
+    let (refused, refusal) = refusal(server.server.protocol_mode).unwrap_or_default();
     format!(
-        r#"    server {{
+        r#"{refused}    server {{
         listen {PORT} default_server;
 
         proxy_http_version 1.1;
@@ -209,17 +209,29 @@ fn status_server(server: &ValidatedServer) -> String {
     )
 }
 
-/// Turns the clients of one era away, in the words of the protocol: -32022 with the versions that are served.
-fn refusal(mode: ProtocolMode) -> String {
+/// Turns the clients of one era away, in the words of the protocol: -32022 with the versions that are served. The first
+/// text says who is refused, the second refuses.
+fn refusal(mode: ProtocolMode) -> Option<(String, String)> {
     let (pool, supported) = match mode {
-        ProtocolMode::Auto => return String::new(),
+        ProtocolMode::Auto => return None,
         ProtocolMode::Stateless => ("legacy", r#"["2026-07-28"]"#),
         ProtocolMode::Legacy => ("modern", r#"["2025-11-25","2025-06-18","2025-03-26"]"#),
     };
-    format!(
+    let refused = format!(
+        r#"    map "$request_method $mcp_pool" $mcp_is_refused {{
+        # What the browser asks before a page may call carries no version yet.
+        "~^OPTIONS " 0;
+        "~ {pool}$" 1;
+        default 0;
+    }}
+
+"#
+    );
+    let refusal = format!(
         r#"
-            if ($mcp_pool = {pool}) {{
+            if ($mcp_is_refused) {{
                 return 400 '{{"jsonrpc":"2.0","id":null,"error":{{"code":-32022,"message":"Unsupported protocol version","data":{{"supported":{supported}}}}}}}';
             }}"#
-    )
+    );
+    Some((refused, refusal))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mcpscale_tests::{Cluster, Endpoint, TestResult, run_in_cluster};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::support::{Result, apply, call_with, first_call, http, install, wait_for_replicas, wait_until_ready};
 
@@ -20,8 +20,6 @@ const CLIENTS: usize = 12;
 const CALL_MILLISECONDS: u64 = 5;
 /// How many times the work of one replica two must do.
 const GOAL: f64 = 1.8;
-/// The same for [`Load::Context`].
-const CONTEXT_GOAL: f64 = 1.5;
 
 /// What a user loses without it: the scaler adds replicas, and they do not help.
 #[test]
@@ -30,60 +28,20 @@ fn two_replicas_do_nearly_twice_the_work_of_one() -> TestResult {
         install(&cluster).await?;
         let one = Replicas::start(&cluster, 1).await?;
         let two = Replicas::start(&cluster, 2).await?;
-        let mut rounds = Vec::new();
+        let (mut of_one, mut of_two) = (Vec::new(), Vec::new());
         for round in 1..=ROUNDS {
-            let rates = [
-                one.turn(Load::Work).await?,
-                two.turn(Load::Work).await?,
-                one.turn(Load::Context).await?,
-                two.turn(Load::Context).await?,
-            ];
+            let (one_per_second, two_per_second) = (one.turn().await?, two.turn().await?);
             // `make bench-server` reads it.
-            println!(
-                "{}",
-                json!({
-                    "round": round,
-                    "one_per_second": rates[0],
-                    "two_per_second": rates[1],
-                    "one_context_per_second": rates[2],
-                    "two_context_per_second": rates[3],
-                })
-            );
-            rounds.push(rates);
+            let result = json!({"round": round, "one_per_second": one_per_second, "two_per_second": two_per_second});
+            println!("{result}");
+            of_one.push(one_per_second);
+            of_two.push(two_per_second);
         }
-        let medians = [0, 1, 2, 3].map(|place| median(rounds.iter().map(|rates| rates[place]).collect()));
-        let (work, context) = (medians[1] / medians[0], medians[3] / medians[2]);
-        println!("two replicas of 250m do {work:.2} times the work of one (goal: {GOAL})");
-        println!("of shared context they do {context:.2} times that of one (goal: {CONTEXT_GOAL})");
-        assert!(work >= GOAL, "{work:.2}");
-        assert!(context >= CONTEXT_GOAL, "{context:.2}");
+        let ratio = median(&mut of_two) / median(&mut of_one);
+        println!("two replicas of 250m do {ratio:.2} times the work of one (goal: {GOAL})");
+        assert!(ratio >= GOAL, "{ratio:.2}");
         Ok(())
     })
-}
-
-/// What clients ask for.
-#[derive(Clone, Copy)]
-enum Load {
-    /// Calls that keep the replicas busy, and nothing else.
-    Work,
-    /// Messages, added and read: replicas share a Postgres and an nginx for them, which take their part of the machine.
-    Context,
-}
-
-impl Load {
-    /// The calls that a client makes in turns.
-    async fn calls(self, http: &reqwest::Client, url: &str) -> Result<Vec<(&'static str, Value)>> {
-        if matches!(self, Self::Work) {
-            return Ok(vec![("simulate_work", json!({"cpu_ms": CALL_MILLISECONDS}))]);
-        }
-        let created = call_with(http, url, "create_session", json!({"purpose": "bench"})).await?;
-        let session = &created["session_id"];
-        let content = "the deployment is complete; the review of the results found two errors in the search";
-        Ok(vec![
-            ("add_message", json!({"session_id": session, "content": content})),
-            ("get_messages", json!({"session_id": session, "limit": 10})),
-        ])
-    }
 }
 
 /// A server with a fixed number of replicas of a quarter of a core each.
@@ -121,16 +79,13 @@ impl Replicas {
     }
 
     /// Answers a second while every replica has as much to do as it can.
-    async fn turn(&self, load: Load) -> Result<f64> {
+    async fn turn(&self) -> Result<f64> {
         let (answered, ended) = (AtomicU64::new(0), AtomicBool::new(false));
         let clients = (0..self.count * CLIENTS).map(|_| async {
             let http = http()?;
-            let calls = load.calls(&http, &self.url).await?;
-            for (tool, arguments) in calls.iter().cycle() {
-                if ended.load(Ordering::Relaxed) {
-                    break;
-                }
-                call_with(&http, &self.url, tool, arguments.clone()).await?;
+            while !ended.load(Ordering::Relaxed) {
+                let arguments = json!({"cpu_ms": CALL_MILLISECONDS});
+                call_with(&http, &self.url, "simulate_work", arguments).await?;
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             Result::Ok(())
@@ -150,7 +105,7 @@ impl Replicas {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -8,6 +8,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
 use mcpscale_tests::{TestResult, eventually, run_in_cluster};
+use reqwest::Method;
 use serde_json::json;
 
 use super::{
@@ -48,8 +49,9 @@ fn servers_and_load_balancers_roll_under_load_without_a_failed_call() -> TestRes
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(10))
-            .pool_max_idle_per_host(0);
-        let writers = Writers::start(&url, &http.build()?, 8).await?;
+            .pool_max_idle_per_host(0)
+            .build()?;
+        let writers = Writers::start(&url, &http, 8).await?;
         writers.have_stored(5).await?;
         let changed = apply(&client, &namespace, "context", spec("Stateless", "after")).await?;
         is_reconciled(&client, &namespace, changed.metadata.generation.unwrap_or_default()).await?;
@@ -67,7 +69,24 @@ fn servers_and_load_balancers_roll_under_load_without_a_failed_call() -> TestRes
         }
         writers.have_stored(5).await?;
         assert_eq!(writers.finish().await?, Vec::<String>::new());
-        no_connection_was_refused(&client, &namespace, "context").await
+        no_connection_was_refused(&client, &namespace, "context").await?;
+
+        let without_version = http.post(&url).body("{}").send().await?;
+        assert_eq!(without_version.status(), 400, "an older client is turned away");
+        assert!(without_version.text().await?.contains("-32022"));
+        // What a browser asks before it lets a page call has no version yet; the server answers it.
+        let preflight = http.request(Method::OPTIONS, &url).header("Origin", "http://localhost");
+        let preflight = preflight.header("Access-Control-Request-Method", "POST").send().await?;
+        let (status, allows) = (
+            preflight.status(),
+            preflight.headers().get("access-control-allow-methods"),
+        );
+        assert!(
+            status.is_success() && allows.is_some(),
+            "{status}: {:?}",
+            preflight.headers()
+        );
+        Ok(())
     })
 }
 
