@@ -60,7 +60,7 @@ bench-replicas: packages ## Measure on a cluster what two replicas of 250m do mo
 doc: ## Build the API documentation of every crate
 	@cargo doc --locked --workspace --no-deps && echo "$(CARGO_TARGET_DIR)/doc/mcpscale/index.html"
 
-packages:
+packages: ## Install what building and testing need from Debian (as root)
 	@tests/cluster/install-packages
 
 .PHONY: help demo test test-unit test-api test-e2e cluster-up cluster-down images crds lint bench bench-server bench-replicas bench-parts doc packages

@@ -23,6 +23,7 @@ pub struct Autoscaling {
 
     /// How fast replicas may rise and fall, in the shape of autoscaling/v2. By default they rise at once, by at most
     /// 100 % or 4 pods in 15 s, and fall by the greatest need of the last 180 s, by at most 15 % or 1 pod in 60 s.
+    /// `scaleUp` can only slow the rise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behavior: Option<Behavior>,
 

@@ -201,7 +201,7 @@ fn metrics_state(error: Option<&SignalError>, signals: &Signals, has_port: bool)
         (None, false, _) => (
             false,
             "NotInstrumented",
-            "the server's image has no port named metrics, so replicas are not scaled; use the default image or one that exports its metrics".into(),
+            "the server's image is not of the repository of the operator's default image, so it is not scraped, and replicas are not scaled; use the default image, or set images.server of the operator's chart to the repository of this one".into(),
         ),
         (None, true, SignalState::Fresh) => (true, "Fresh", "fresh metrics of the server pods are there".into()),
         (None, true, SignalState::Stale) => (

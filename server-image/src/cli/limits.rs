@@ -18,6 +18,8 @@ pub(super) struct Flags {
     #[arg(long, env = "MCP_RATE_LIMIT_SCOPE", default_value = "replica")]
     rate_limit_scope: Scope,
     /// Networks of proxies whose X-Forwarded-For is believed, comma-separated, such as 10.0.0.0/8 [default: none].
+    /// Behind the nginx of an McpServer name the cluster's network of pods: else all clients without a name of their own
+    /// share one limit.
     #[arg(long, env = "MCP_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
     /// How often wrong keys and tokens may come from one address; beyond it they are answered with 429 instead of 401.

@@ -16,7 +16,7 @@ pub(super) struct Flags {
     /// Address of the MCP endpoint.
     #[arg(long, env = "MCP_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Address of /metrics, /healthz and /readyz.
+    /// Address of /metrics, /healthz, /readyz, /health and /health/detailed.
     #[arg(long, env = "MCP_METRICS_LISTEN", default_value = "127.0.0.1:9090")]
     metrics_listen: SocketAddr,
     /// Address of /tuning and /cache/invalidate, for the operator alone.

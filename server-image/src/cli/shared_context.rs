@@ -14,7 +14,7 @@ use crate::tools::shared_context::{ApiKeys, InvalidApiKeys, RetentionSettings, S
 pub(super) struct Flags {
     /// Key with which `authenticate_agent` gives tokens to agents; calls without a token are refused then. Without a
     /// key, agents are who they say they are. Better given as the environment variable: others on the machine can see
-    /// flags.
+    /// flags. It is no key of --auth api-key.
     #[arg(long, env = "MCP_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
     /// File with such keys, one on each line; several allow to change them one after the other.

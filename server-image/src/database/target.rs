@@ -31,7 +31,7 @@ pub enum InvalidTarget {
     Port(String),
     /// Encryption is asked for, and this server has none towards its database.
     #[error(
-        "sslmode=require is not supported: this server speaks to Postgres without TLS; use sslmode=prefer or disable"
+        "sslmode=require (PGSSLMODE) is not supported: this server speaks to Postgres without TLS; use prefer or disable"
     )]
     Tls,
 }
@@ -67,6 +67,9 @@ fn from_variables(host: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
                 .filter(|port| *port > 0)
                 .ok_or(InvalidTarget::Port(port))?,
         );
+    }
+    if variable("PGSSLMODE").is_some_and(|mode| !["", "disable", "allow", "prefer"].contains(&mode.as_str())) {
+        return Err(InvalidTarget::Tls);
     }
     if let Some(user) = variable("PGUSER") {
         config.user(user);
@@ -187,6 +190,9 @@ mod tests {
             assert_eq!(resolve(url, variables), expected, "{name}");
         }
         assert!(resolve(Some("postgres://u@h/d?sslmode=require"), &[]).contains("without TLS"));
+        let strict = [("PGHOST", "db"), ("PGSSLMODE", "verify-full")];
+        assert!(resolve(None, &strict).contains("without TLS"));
+        assert!(resolve(None, &[("PGHOST", "db"), ("PGSSLMODE", "prefer")]).starts_with("Postgres database"));
         assert!(!resolve(Some("postgres://u:secret@h:notaport/d"), &[]).contains("secret"));
     }
 }

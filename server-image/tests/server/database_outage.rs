@@ -9,6 +9,7 @@ use futures::future::join_all;
 use mcp_server::database::{Database, DatabaseError, SqliteDatabase};
 use mcp_server::migrate;
 use prometheus_client::registry::Registry;
+use reqwest::RequestBuilder;
 use rusqlite::Transaction;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -94,6 +95,33 @@ async fn the_server_survives_its_database() {
     })
     .await;
     assert_eq!(server.client.call("get_memory", json!({"key": "k"})).await["value"], 1);
+}
+
+/// A client that hears that its session is gone opens another, and loses what it follows. Nobody can know that while the
+/// database is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_not_gone_because_its_database_is() {
+    let postgres = Postgres::start();
+    let settings = settings(&postgres.url("postgres"));
+    let (here, there) = tokio::join!(TestServer::start(settings.clone()), TestServer::start(settings));
+    let session = here.client.legacy_session().await.at(&there.client);
+    let no_session = there.client.session("unknown".to_owned());
+    assert_eq!(status(no_session.tool("get_memory", &json!({"key": "k"}))).await, 404);
+
+    postgres.stop();
+    let call = || session.tool("get_memory", &json!({"key": "k"}));
+    assert_eq!(status(call()).await, 503, "a call");
+    assert_eq!(status(session.get()).await, 503, "a stream");
+
+    postgres.start_again();
+    until("the session is restored", async || {
+        (status(call()).await == 200).then_some(())
+    })
+    .await;
+}
+
+async fn status(request: RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
 }
 
 /// A connection that breaks in the middle of a write leaves open whether the write was done. Doing it again could do it
