@@ -66,12 +66,17 @@ async fn run_serve(serve: &Serve) -> Outcome {
     };
     if serve.check {
         print!("{}", serve.sources);
-        return Ok(ExitCode::SUCCESS);
+        let checked = Server::check(&settings);
+        return Ok(checked.map_or_else(|error| refused(&error), |()| ExitCode::SUCCESS));
     }
     logging::start(serve.log_format());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::start(settings).await?;
+    let server = match Server::start(settings).await {
+        Ok(server) => server,
+        Err(error) if error.is_of_settings() => return Ok(refused(&error)),
+        Err(error) => return Err(error.into()),
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

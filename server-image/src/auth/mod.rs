@@ -85,3 +85,22 @@ impl Principal {
         size_of::<Self>() + self.subject.len() + scopes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{Instant, timeout};
+
+    /// A caller whose key was taken away would hear of everything for as long as its connection holds.
+    #[tokio::test(start_paused = true)]
+    async fn streams_of_those_who_are_authenticated_end() {
+        let nobody = Extensions::new();
+        let mut somebody = Extensions::new();
+        somebody.insert(Arc::new(Principal::new("ann", BTreeSet::new()).unwrap()));
+        let begun = Instant::now();
+        until_asked_again(&somebody).await;
+        assert_eq!(begun.elapsed().as_secs(), 15 * 60);
+        let day = Duration::from_hours(24);
+        assert!(timeout(day, until_asked_again(&nobody)).await.is_err());
+    }
+}

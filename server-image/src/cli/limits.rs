@@ -9,9 +9,10 @@ use crate::limits::{InvalidRates, Rate, Rates, Settings};
 #[command(next_help_heading = "Rate limits")]
 #[group(skip)]
 pub(super) struct Flags {
-    /// How often one caller may ask, comma-separated: CLASS=RATE or CLASS=RATE+RATE, with the classes all, auth,
-    /// messages, search and memory, and rates such as 100/s, 100/min, 100/h; or the word documented, for
-    /// auth=60/min+1000/h,messages=1000/min,search=100/min,memory=500/min [default: no limits].
+    /// How often one caller (its name by --auth, else its address) may ask, comma-separated: CLASS=RATE or
+    /// CLASS=RATE+RATE, with the classes all, auth, messages, search and memory, and rates such as 100/s, 100/min, 100/h;
+    /// or the word documented, for auth=60/min+1000/h,messages=1000/min,search=100/min,memory=500/min [default: no
+    /// limits].
     #[arg(long, env = "MCP_RATE_LIMITS", value_delimiter = ',')]
     rate_limits: Vec<String>,
     /// Whether a limit holds for each replica, or for all of them together, through --redis-url.

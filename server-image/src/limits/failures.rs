@@ -3,7 +3,8 @@
 //! What is valid passes all the same, from the same address too: behind a proxy that is not trusted all clients have
 //! one address, and nobody may lock out the others. So this bounds what tries cost and makes them visible; that none of
 //! them succeeds is up to keys and tokens that are random and long. What honest clients send, a request without a
-//! credential or a token that was valid once, does not count.
+//! credential or an issuer's token that was valid once, does not count. A token of an agent does: once it has ended, it
+//! is not kept, so nobody can tell it from an invented one.
 
 use std::sync::Arc;
 use std::time::Duration;

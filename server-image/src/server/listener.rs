@@ -1,10 +1,12 @@
 //! Listening, and ending without failing a request.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -20,6 +22,10 @@ const CANCEL: Duration = Duration::from_secs(1);
 /// Longest time, after everything else, to leave answers for other replicas.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
+/// Most connections to each address beside that of MCP: many more than monitors and probes need, and with the largest
+/// heads 64 MiB.
+const BESIDE_MAX: usize = 1024;
+
 /// A listener with the address that it got.
 pub(super) struct Bound {
     pub(super) listener: TcpListener,
@@ -34,11 +40,11 @@ pub(super) async fn bind(address: SocketAddr, flag: &'static str) -> Result<Boun
     Ok(Bound { listener, address })
 }
 
-/// Serves what is beside MCP, until dropped.
+/// Serves what is beside MCP, until dropped: with the bounds of the MCP address, since who fills the memory here ends
+/// the calls there, too. The metrics of connections are those of MCP alone.
 pub(super) async fn serve(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "a listener failed");
-    }
+    let connections = Connections::new(BESIDE_MAX, None, &mut Registry::default());
+    connections.serve(listener, router, pending()).await;
 }
 
 /// The listener of MCP, which ends in good order.

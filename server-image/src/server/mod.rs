@@ -19,7 +19,7 @@ use self::listener::{MainListener, bind};
 use self::parts::Parts;
 use crate::auth::InvalidAuth;
 use crate::cache::InvalidRedisUrl;
-use crate::database::DatabaseError;
+use crate::database::{DatabaseError, DatabaseTarget};
 use crate::drain::Drain;
 use crate::limits::InvalidRedis;
 use crate::mcp::request_state::KeyTooShort;
@@ -66,6 +66,14 @@ pub enum StartError {
     Tool(#[from] InvalidTool),
 }
 
+impl StartError {
+    /// Whether a setting must be changed; else it is the machine that has something taken or missing.
+    #[must_use]
+    pub const fn is_of_settings(&self) -> bool {
+        !matches!(self, Self::Listen { .. } | Self::Database(_))
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -81,6 +89,18 @@ pub struct Server {
 }
 
 impl Server {
+    /// Whether a server could start, as far as its settings tell: nothing is listened on, asked or written.
+    ///
+    /// # Errors
+    /// [`StartError`] names the setting that cannot work.
+    pub fn check(settings: &Settings) -> Result<(), StartError> {
+        let mut settings = settings.clone();
+        if let DatabaseTarget::Sqlite(file) = &mut settings.data.database {
+            *file = ":memory:".into();
+        }
+        Parts::assemble(&settings).map(drop)
+    }
+
     /// Starts to listen. The database need not answer yet: the server is not ready until it does.
     ///
     /// # Errors

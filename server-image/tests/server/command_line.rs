@@ -117,6 +117,14 @@ fn mistakes_are_refused_with_their_place() {
             &["mcp.yaml is not a YAML file"],
         ),
         ("bad figure", "pool-max: 0", &["--pool-max", "must be 1 to "]),
+        ("bad Redis", "redis-url: http://:hidden@h", &["--redis-url"]),
+        (
+            "no Redis",
+            "rate-limits: all=9/s\nrate-limit-scope: global",
+            &["--rate-limit-scope", "--redis-url"],
+        ),
+        ("no such file", "auth: api-key\napi-keys-file: nowhere", &["nowhere"]),
+        ("short key", "request-state-key: hidden", &["--request-state-key"]),
     ] {
         std::fs::write(&path, content).unwrap();
         let output = run(folder.path(), &["serve", "--check", "--config", "mcp.yaml"]);
@@ -127,6 +135,7 @@ fn mistakes_are_refused_with_their_place() {
             assert!(message.contains(part), "{name}: {part:?} is not in {message}");
         }
     }
+    assert!(!folder.path().join("mcp.db").exists(), "a check writes nothing");
     let missing = run(folder.path(), &["serve", "--config", "nowhere.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(text(&missing.stderr).contains("cannot read the configuration file nowhere.yaml"));

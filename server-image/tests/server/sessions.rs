@@ -370,6 +370,27 @@ async fn subscriptions_hold_at_every_replica() {
     assert_eq!(last_event(&unknown.text().await.unwrap())["error"]["code"], -32002);
 }
 
+/// A client that follows ever more resources fills the table that all sessions share.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_follows_so_many_resources_and_no_more() {
+    let url = SHARED.database().await;
+    let mut settings = settings(&url);
+    with_fixtures(&mut settings);
+    let server = TestServer::start(settings).await;
+    let session = server.client.legacy_session().await;
+    let fill = "INSERT INTO mcp_session_subscriptions (session_id, uri) \
+                SELECT $1, 'test://' || number FROM generate_series(1, 999) AS number";
+    connect(&url).await.execute(fill, &[&session.id]).await.unwrap();
+    let follow = async |uri: &str| {
+        let request = session.request("resources/subscribe", &json!({"uri": uri}));
+        last_event(&request.send().await.unwrap().text().await.unwrap())
+    };
+    assert_eq!(follow(WATCHED).await["result"], json!({}), "the thousandth");
+    let refused = follow("test://static-text").await;
+    assert_eq!(refused["error"]["code"], -32600, "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("unsubscribe"));
+}
+
 /// A resource that changes in the moment in which the client subscribes to one more: the client must hear of it, or it
 /// shows what is no longer true.
 #[tokio::test(flavor = "multi_thread")]

@@ -231,7 +231,7 @@ fn refusals_show_no_secret() {
             .unwrap();
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        assert!(!output.status.success(), "{flag} {value} is refused");
+        assert_eq!(output.status.code(), Some(2), "{flag} {value} is refused");
         assert!(
             said.contains(flag) && !said.contains("hidden"),
             "{flag} {value}: {said}"

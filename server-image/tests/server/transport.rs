@@ -71,6 +71,12 @@ async fn slow_heads_are_cut() {
         }
     });
     let attack = tokio::spawn(futures::future::join_all(attackers));
+    // Who fills the memory by way of the other addresses ends the calls just as well.
+    let beside = [server.server.metrics, server.server.admin].map(|address| async move {
+        let silence = last_words(connect(address, "GET /metrics HTTP/1.1\r\nhost: 127").await);
+        timeout(Duration::from_secs(30), silence).await.expect("it is cut, too")
+    });
+    let beside = tokio::spawn(futures::future::join_all(beside));
     server.until_metric("mcp_open_connections", 201.0).await;
     while !attack.is_finished() {
         let status = server
@@ -84,6 +90,7 @@ async fn slow_heads_are_cut() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     attack.await.unwrap();
+    beside.await.unwrap();
     assert!(
         (14..25).contains(&started.elapsed().as_secs()),
         "{:?}",
@@ -129,9 +136,11 @@ async fn huge_heads_are_refused() {
         ("long path", format!("POST /{long} HTTP/1.1\r\nhost: a\r\n\r\n")),
         ("many headers", format!("POST /mcp HTTP/1.1\r\nhost: a\r\n{many}\r\n")),
     ] {
-        let answer = last_words(connect(server.server.mcp, &head).await).await;
-        let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 414");
-        assert!(refused, "{name}: {answer}");
+        for address in [server.server.mcp, server.server.metrics, server.server.admin] {
+            let answer = last_words(connect(address, &head).await).await;
+            let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 414");
+            assert!(refused, "{name} at {address}: {answer}");
+        }
     }
     let fine = format!(
         "DELETE /mcp HTTP/1.1\r\nhost: a\r\nx: {}\r\nconnection: close\r\n\r\n",
@@ -142,6 +151,30 @@ async fn huge_heads_are_refused() {
         answer.starts_with("HTTP/1.1 4") && !answer.starts_with("HTTP/1.1 431"),
         "32 KiB are fine: {answer}"
     );
+}
+
+/// A few dozen clients that never send the rest of a large body would take the room of all others' for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_arrive_are_given_up() {
+    let (server, _folder) = start(|_, _| ()).await;
+    let head = "POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json, text/event-stream\r\n\
+                content-type: application/json\r\ncontent-length: 3000000\r\n\r\n{";
+    let mut stalled = connect(server.server.mcp, head).await;
+    server.until_metric("mcp_open_connections", 1.0).await;
+    let started = Instant::now();
+    let mut answer = String::new();
+    let reading = async {
+        while !answer.contains("body_too_slow") {
+            let mut part = [0; 4096];
+            let length = stalled.read(&mut part).await.unwrap();
+            assert!(length > 0, "closed after {answer}");
+            answer.push_str(&String::from_utf8_lossy(&part[..length]));
+        }
+    };
+    timeout(Duration::from_secs(45), reading).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(started.elapsed() > Duration::from_secs(25), "{:?}", started.elapsed());
+    server.until_metric("mcp_request_body_bytes", 0.0).await;
 }
 
 /// Large bodies are bounded one by one and all together, by what arrives and not by what is announced; and their memory
