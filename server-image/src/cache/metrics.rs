@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::LOCAL_LIFE;
 use super::reuse::{Histogram as Distances, Read, Reuse, bounds};
+use super::shared::Measured;
 use super::shared_reuse::SharedReuse;
 use crate::lock;
 use crate::metrics::duration_histogram;
@@ -96,8 +97,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers `mcp_cache_requests_total{tier,result}`, `mcp_cache_load_seconds`, `mcp_cache_reuse_bytes{tier}`.
-    pub(super) fn new(registry: &mut Registry, shared_reuse: Option<Arc<Mutex<SharedReuse>>>) -> Self {
+    /// Registers `mcp_cache_requests_total{tier,result}`, `mcp_cache_load_seconds`, `mcp_cache_reuse_bytes{tier}`, and
+    /// with a second tier `mcp_cache_redis_seconds`.
+    pub(super) fn new(registry: &mut Registry, shared: Option<Measured>) -> Self {
         let metrics = Self {
             requests: Family::default(),
             load_seconds: duration_histogram(),
@@ -105,7 +107,7 @@ impl Metrics {
             remembered: (0..REMEMBERED).map(|_| AtomicU16::new(0)).collect(),
         };
         // `rate` cannot see the first increment of a series that appears with it.
-        for tier in [Some(Tier::l1), shared_reuse.as_ref().map(|_| Tier::l2)]
+        for tier in [Some(Tier::l1), shared.as_ref().map(|_| Tier::l2)]
             .into_iter()
             .flatten()
         {
@@ -123,9 +125,16 @@ impl Metrics {
             "Time to read from the database what no tier had",
             metrics.load_seconds.clone(),
         );
+        if let Some(shared) = &shared {
+            registry.register(
+                "mcp_cache_redis_seconds",
+                "Time Redis takes to answer, with those answers that are given up after 25 ms",
+                shared.answer_seconds.clone(),
+            );
+        }
         registry.register_collector(Box::new(ReuseBytes {
             local: Arc::clone(&metrics.local_reuse),
-            shared: shared_reuse,
+            shared: shared.map(|shared| shared.reuse),
         }));
         metrics
     }

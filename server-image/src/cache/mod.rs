@@ -125,7 +125,7 @@ impl Cache {
         let shared = redis_url.map(|url| Shared::open(url, SHARED_LIFE)).transpose()?;
         let cache = Self(Arc::new(Inner {
             local: Local::new(settings.local_bytes),
-            metrics: Metrics::new(registry, shared.as_ref().map(Shared::reuse)),
+            metrics: Metrics::new(registry, shared.as_ref().map(Shared::measured)),
             shared,
             follower: Follower::new(Journal::new(database), settings.staleness),
             flights: Flights::default(),

@@ -12,15 +12,18 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::streams::StreamReadReply;
 use redis::{Client, FromRedisValue, Pipeline, RedisError, RedisResult};
 use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::reuse::Read;
 use super::shared_reuse::{Batch, SharedReuse};
 use crate::lock;
+use crate::metrics::duration_histogram;
 
 /// Longest wait for an answer. The database would have answered by then.
 const ANSWER: Duration = Duration::from_millis(25);
@@ -67,9 +70,18 @@ struct State {
     paused_until: Mutex<Option<Instant>>,
     answers: AtomicBool,
     errors: Counter,
+    answer_seconds: Histogram,
     writes: Arc<Semaphore>,
     /// Place of the last batch of reads that was taken.
     last_reads: Mutex<String>,
+}
+
+/// What is measured of the second tier.
+pub(super) struct Measured {
+    /// Reuse distances of what was read here, among the reads of all replicas.
+    pub(super) reuse: Arc<Mutex<SharedReuse>>,
+    /// How long Redis took for what it was asked or told, also when it gave no answer.
+    pub(super) answer_seconds: Histogram,
 }
 
 /// A value found in Redis.
@@ -95,6 +107,7 @@ impl Shared {
                 paused_until: Mutex::default(),
                 answers: AtomicBool::new(true),
                 errors: Counter::default(),
+                answer_seconds: duration_histogram(),
                 writes: Arc::new(Semaphore::new(WRITES)),
                 last_reads: Mutex::new("0".to_owned()),
             }),
@@ -149,9 +162,12 @@ impl Shared {
         answers.chunks(2).map(pair).collect()
     }
 
-    /// Reuse distances of what was read here, among the reads of all replicas.
-    pub(super) fn reuse(&self) -> Arc<Mutex<SharedReuse>> {
-        Arc::clone(&self.reuse)
+    /// What is measured here: reuse, and how long Redis takes.
+    pub(super) fn measured(&self) -> Measured {
+        Measured {
+            reuse: Arc::clone(&self.reuse),
+            answer_seconds: self.state.answer_seconds.clone(),
+        }
     }
 
     /// Notes that a value was found, which takes `bytes`, by `read`.
@@ -172,7 +188,7 @@ impl Shared {
             add.arg("*").arg("batch").arg(text).ignore();
             orders.cmd("EXPIRE").arg(READS).arg(READS_SECONDS).ignore();
             let mut connection = self.connection.clone();
-            match timeout(ANSWER, orders.exec_async(&mut connection)).await {
+            match self.in_time(orders.exec_async(&mut connection)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) if is_refusal(&error) => {
                     self.note_refusal(&error);
@@ -199,7 +215,7 @@ impl Shared {
             .arg(READS)
             .arg(after);
         let mut connection = self.connection.clone();
-        let asking = timeout(ANSWER, order.query_async::<Option<StreamReadReply>>(&mut connection));
+        let asking = self.in_time(order.query_async::<Option<StreamReadReply>>(&mut connection));
         let Ok(Ok(Some(reply))) = asking.await else {
             return false;
         };
@@ -311,7 +327,7 @@ impl Shared {
             return None;
         }
         let mut connection = self.connection.clone();
-        match timeout(ANSWER, commands.query_async(&mut connection)).await {
+        match self.in_time(commands.query_async(&mut connection)).await {
             Ok(Ok(answer)) => {
                 if !self.state.answers.swap(true, Ordering::Relaxed) {
                     tracing::info!("Redis answers again");
@@ -323,6 +339,15 @@ impl Shared {
             Err(_) => self.pause(&format!("no answer within {ANSWER:?}")),
         }
         None
+    }
+
+    /// What comes of `asking`, unless it takes too long. The time is measured either way: those that fail are what a
+    /// slow Redis costs most.
+    async fn in_time<T>(&self, asking: impl Future<Output = RedisResult<T>>) -> Result<RedisResult<T>, Elapsed> {
+        let since = Instant::now();
+        let answer = timeout(ANSWER, asking).await;
+        self.state.answer_seconds.observe(since.elapsed().as_secs_f64());
+        answer
     }
 
     fn note_refusal(&self, refusal: &RedisError) {

@@ -93,13 +93,23 @@ impl DatabaseError {
         }
     }
 
-    /// Whether it is certain that nothing was done: no connection was made, or Postgres gave the transaction up.
+    /// Whether Postgres refused to write at all, as a standby does: another connection may lead to a server that writes.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION))
+    }
+
+    /// Whether it is certain that nothing was done: no connection was made, or to a server that only reads, or Postgres
+    /// gave the transaction up.
     #[must_use]
     pub fn is_proven_undone(&self) -> bool {
         match self {
             Self::Postgres(error) => matches!(
                 error.code(),
-                Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED)
+                Some(
+                    &SqlState::T_R_SERIALIZATION_FAILURE
+                        | &SqlState::T_R_DEADLOCK_DETECTED
+                        | &SqlState::READ_ONLY_SQL_TRANSACTION
+                )
             ),
             Self::Connect(_) => true,
             _ => false,

@@ -112,7 +112,7 @@ impl Database {
         Ok(match target {
             DatabaseTarget::Postgres(config) => Self::Postgres(PostgresDatabase::open(config, settings, registry)?),
             DatabaseTarget::Sqlite(path) => {
-                let database = SqliteDatabase::open(path)?;
+                let database = SqliteDatabase::open(path, registry)?;
                 let counted = database.clone();
                 at_scrape::counter(
                     registry,

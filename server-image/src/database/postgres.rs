@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::watch;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use self::cancel::Canceller;
 use self::pool::{CONNECT, Connections};
@@ -81,7 +82,8 @@ impl PostgresDatabase {
         registry: &mut Registry,
     ) -> Result<Self, DatabaseError> {
         let (wait_seconds, use_seconds) = (duration_histogram(), duration_histogram());
-        let config = with_limits(config, settings.pooler);
+        let mut config = with_limits(config, settings.pooler);
+        refuse_read_only(&mut config);
         let ears = Ears::new();
         let histograms = (wait_seconds.clone(), use_seconds.clone());
         let pool = Connections::new(config.clone(), settings.max, ears.clone(), histograms)?;
@@ -281,6 +283,14 @@ fn with_limits(config: &tokio_postgres::Config, pooler: Pooler) -> tokio_postgre
         .map_or_else(|| limits.clone(), |given| format!("{limits} {given}"));
     config.options(options);
     config
+}
+
+/// Makes a server that only reads no place to connect to, unless the user wants one. After a failover a name leads to
+/// the old primary for a while: connections to it would stay, and refuse every write, long after the name is right.
+fn refuse_read_only(config: &mut tokio_postgres::Config) {
+    if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of connections are far below 2^52")]

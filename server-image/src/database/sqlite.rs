@@ -16,13 +16,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{DatabaseError, Migration};
 use crate::lock;
+use crate::metrics::duration_histogram;
 
 /// Reading threads. Reads of a local file are short; more threads than cores would not help.
 const READERS: usize = 4;
@@ -32,10 +35,58 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Most writes that are committed together, so that the first one need not wait long for its answer.
 const GROUP_MAX: usize = 64;
 
+/// Free pages that are given back at once: they are moved in about the time of one write, and writes that wait have
+/// their turn before the next ones.
+const STEP_PAGES: u32 = 100;
+/// Most such steps in a row: what is left over is for the next time.
+const STEPS: u32 = 10;
+
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 /// Does its work within the transaction, or is told that there is none; what it returns is called with the outcome.
-type Write = Box<dyn FnOnce(Result<&Transaction<'_>, String>) -> Answer + Send>;
+/// The time is that at which its turn came.
+type Write = Box<dyn FnOnce(Result<&Transaction<'_>, String>, Instant) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), String>)>;
+
+/// How long work waits for its thread, and how long the thread then has it, up to the end of the commit. Without them
+/// a slow disk looks like a lack of slots.
+#[derive(Debug, Clone)]
+struct Times {
+    wait_seconds: Histogram,
+    use_seconds: Histogram,
+}
+
+impl Times {
+    fn new() -> Self {
+        Self {
+            wait_seconds: duration_histogram(),
+            use_seconds: duration_histogram(),
+        }
+    }
+
+    /// Under the names of Postgres' pool, which say the same to who waits.
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "db_client_connection_wait_time_seconds",
+            "Wait for a connection of the pool, or for a thread of the SQLite file",
+            self.wait_seconds.clone(),
+        );
+        registry.register(
+            "db_client_connection_use_time_seconds",
+            "Time a connection of the pool, or a thread of the SQLite file up to the end of the commit, was in use; \
+             listening for news and migrating left out",
+            self.use_seconds.clone(),
+        );
+    }
+
+    fn waited(&self, queued: Instant, begun: Instant) {
+        let seconds = begun.saturating_duration_since(queued).as_secs_f64();
+        self.wait_seconds.observe(seconds);
+    }
+
+    fn used(&self, begun: Instant) {
+        self.use_seconds.observe(begun.elapsed().as_secs_f64());
+    }
+}
 
 /// An open SQLite file. Cheap to clone; the threads end with the last clone.
 #[derive(Debug, Clone)]
@@ -43,10 +94,13 @@ pub struct SqliteDatabase {
     writer: Sender<Write>,
     readers: Sender<Job>,
     commits: Arc<AtomicU64>,
+    times: Times,
 }
 
 impl SqliteDatabase {
-    pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
+    pub(super) fn open(path: &Path, registry: &mut Registry) -> Result<Self, DatabaseError> {
+        let times = Times::new();
+        times.register(registry);
         // The writer first: it creates the file and switches it to WAL.
         let commits = Arc::new(AtomicU64::new(0));
         let writer = start_writer(connect(path)?, Arc::clone(&commits))?;
@@ -55,6 +109,7 @@ impl SqliteDatabase {
             writer,
             readers,
             commits,
+            times,
         })
     }
 
@@ -76,8 +131,23 @@ impl SqliteDatabase {
         T: Send + 'static,
         E: From<DatabaseError> + Send + 'static,
     {
+        self.write_timed(self.times.clone(), work).await
+    }
+
+    /// [`Self::write`], with where its times are noted.
+    async fn write_timed<T, E>(
+        &self,
+        times: Times,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<DatabaseError> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let write: Write = Box::new(move |transaction| {
+        let queued = Instant::now();
+        let write: Write = Box::new(move |transaction, begun| {
+            times.waited(queued, begun);
             if answer.is_closed() {
                 return Box::new(|_| {});
             }
@@ -90,6 +160,7 @@ impl SqliteDatabase {
                     (Ok(_), Err(reason)) => Err(DatabaseError::NotCommitted(reason).into()),
                     (result, _) => result,
                 };
+                times.used(begun);
                 // Nobody waits any more if the request was cancelled meanwhile; the work is done all the same.
                 let _ = answer.send(result);
             })
@@ -107,14 +178,16 @@ impl SqliteDatabase {
         T: Send + 'static,
         E: From<DatabaseError> + Send + 'static,
     {
-        run(&self.readers, |connection| {
+        run(&self.readers, self.times.clone(), |connection| {
             work(&connection.transaction().map_err(DatabaseError::from)?)
         })
         .await
     }
 
     pub(super) async fn migrate(&self, migrations: Vec<Migration>) -> Result<(), DatabaseError> {
-        self.write(move |transaction| {
+        // What is no request: its time would drown that of requests.
+        let untimed = Times::new();
+        self.write_timed(untimed, move |transaction| {
             transaction.execute_batch(
                 "CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT",
             )?;
@@ -149,15 +222,54 @@ impl SqliteDatabase {
         self.read(|transaction| Ok(transaction.query_row("SELECT 1", [], |_| Ok(()))?))
             .await
     }
+
+    /// Brings what SQLite knows about its tables up to date, and gives free pages back to the file system, a bounded
+    /// number of them; the writing thread does other work in between.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when the file cannot be written.
+    pub async fn tidy(&self) -> Result<(), DatabaseError> {
+        self.write(|transaction| Ok::<_, DatabaseError>(transaction.execute_batch("PRAGMA optimize")?))
+            .await?;
+        for _ in 0..STEPS {
+            if self.write(give_back_pages).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives some free pages back, and returns how many; none in a file that was made without the room to find them.
+fn give_back_pages(transaction: &Transaction<'_>) -> Result<u32, DatabaseError> {
+    let mut statement = transaction.prepare(&format!("PRAGMA incremental_vacuum({STEP_PAGES})"))?;
+    let mut pages = 0;
+    // It gives one back each time that it is asked for a row.
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {
+        pages += 1;
+    }
+    Ok(pages)
 }
 
 fn connect(path: &Path) -> Result<Connection, DatabaseError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
+    shrink_later(&connection)?;
     // synchronous=NORMAL never damages a WAL file; a power cut may lose the last commits, a killed process does not.
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Lets a new file give back the room of what is removed; else it stays as large as it ever was. That can only be said
+/// before anything is written: an older file stays as it is, for changing it would copy all of it.
+fn shrink_later(connection: &Connection) -> Result<(), DatabaseError> {
+    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    if pages == 0 {
+        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+    }
+    Ok(())
 }
 
 fn start_writer(mut connection: Connection, commits: Arc<AtomicU64>) -> Result<Sender<Write>, DatabaseError> {
@@ -176,18 +288,22 @@ fn start_writer(mut connection: Connection, commits: Arc<AtomicU64>) -> Result<S
 
 /// Does all writes of a group in one transaction and answers them after its end; says whether it was committed.
 fn write_together(connection: &mut Connection, group: impl Iterator<Item = Write>) -> bool {
+    // Waiting for the file's lock is part of the first one's turn, and of the wait of those behind it.
+    let mut begun = Instant::now();
     let transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(transaction) => transaction,
         Err(error) => {
             for write in group {
-                write(Err(error.to_string()))(Err(String::new()));
+                write(Err(error.to_string()), begun)(Err(String::new()));
+                begun = Instant::now();
             }
             return false;
         }
     };
     let mut answers = Vec::new();
     for write in group {
-        answers.push(write(Ok(&transaction)));
+        answers.push(write(Ok(&transaction), begun));
+        begun = Instant::now();
         // A full disk or a failing one ends the transaction by itself: nothing more may be done outside of it.
         if transaction.is_autocommit() {
             break;
@@ -251,6 +367,7 @@ fn work_off(jobs: &Mutex<Receiver<Job>>, mut connection: Connection) {
 
 async fn run<T, E>(
     queue: &Sender<Job>,
+    times: Times,
     work: impl FnOnce(&mut Connection) -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>
 where
@@ -258,9 +375,14 @@ where
     E: From<DatabaseError> + Send + 'static,
 {
     let (answer, answered) = oneshot::channel();
+    let queued = Instant::now();
     let job: Job = Box::new(move |connection| {
+        let begun = Instant::now();
+        times.waited(queued, begun);
         if !answer.is_closed() {
-            let _ = answer.send(unless_it_panics(|| work(connection)));
+            let result = unless_it_panics(|| work(connection));
+            times.used(begun);
+            let _ = answer.send(result);
         }
     });
     queue.send(job).map_err(|_| DatabaseError::Stopped)?;
@@ -280,7 +402,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn waiting_writes_share_a_commit_and_fail_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let database = SqliteDatabase::open(&folder.path().join("test.db")).unwrap();
+        let database = SqliteDatabase::open(&folder.path().join("test.db"), &mut Registry::default()).unwrap();
         let create = |transaction: &Transaction<'_>| {
             Ok::<_, DatabaseError>(transaction.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")?)
         };
@@ -320,7 +442,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failed_commit_fails_every_write_of_the_group() {
         let folder = tempfile::tempdir().unwrap();
-        let database = SqliteDatabase::open(&folder.path().join("test.db")).unwrap();
+        let database = SqliteDatabase::open(&folder.path().join("test.db"), &mut Registry::default()).unwrap();
         let create = |transaction: &Transaction<'_>| {
             Ok::<_, DatabaseError>(transaction.execute_batch(
                 "CREATE TABLE p (n INTEGER PRIMARY KEY); \
@@ -342,5 +464,54 @@ mod tests {
         };
         database.write(good).await.unwrap();
         assert_eq!(database.read(count).await.unwrap(), 1, "the next one is not harmed");
+    }
+
+    /// Pages of the file, and those of them that hold nothing.
+    fn pages(transaction: &Transaction<'_>) -> Result<(i64, i64), DatabaseError> {
+        let number = |sql| transaction.query_row(sql, [], |row| row.get(0));
+        Ok((number("PRAGMA page_count")?, number("PRAGMA freelist_count")?))
+    }
+
+    /// A disk that was full once would stay so, whatever was removed; and nobody may wait long while it is given back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_shrinks_step_by_step_after_removals() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let database = SqliteDatabase::open(&path, &mut Registry::default()).unwrap();
+        let fill_and_clear = |transaction: &Transaction<'_>| {
+            Ok::<_, DatabaseError>(transaction.execute_batch(
+                "CREATE TABLE t (b BLOB); \
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) \
+                 INSERT INTO t SELECT zeroblob(4000) FROM n; \
+                 DELETE FROM t",
+            )?)
+        };
+        database.write(fill_and_clear).await.unwrap();
+        let (before, free) = database.read(pages).await.unwrap();
+        assert!(free > 1_400, "{free} of {before} pages are free");
+        let commits = database.commits();
+        database.tidy().await.unwrap();
+        let (_, left) = database.read(pages).await.unwrap();
+        assert_eq!(free - left, i64::from(STEP_PAGES * STEPS), "no more than is allowed");
+        assert_eq!(database.commits() - commits, u64::from(STEPS) + 1, "in steps");
+        database.tidy().await.unwrap();
+        let (after, left) = database.read(pages).await.unwrap();
+        assert_eq!(left, 0, "the rest is next");
+        assert!(after + free <= before, "{before} pages before, {after} after");
+        drop(database);
+        let again = SqliteDatabase::open(&path, &mut Registry::default()).unwrap();
+        again.tidy().await.unwrap();
+    }
+
+    /// A file that an earlier version made cannot shrink, but must be of use as before.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_file_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let create = "PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)";
+        Connection::open(&path).unwrap().execute_batch(create).unwrap();
+        let database = SqliteDatabase::open(&path, &mut Registry::default()).unwrap();
+        database.tidy().await.unwrap();
+        assert_eq!(database.read(count).await.unwrap(), 1);
     }
 }

@@ -5,8 +5,10 @@ use serde::Serialize;
 
 use super::figures::Figures;
 use super::finding::{Area, Finding};
-use super::rules::{REQUESTS_MIN, RULES, database_share, enough, is_short_of_slots, is_slow, pool_wait_share};
-use super::thresholds::{DATABASE_SECONDS, DATABASE_SHARE, MEMORY_UTILIZATION, POOL_WAIT_SHARE};
+use super::rules::{
+    REQUESTS_MIN, RULES, database_share, enough, file_wait_share, is_short_of_slots, is_slow, pool_wait_share,
+};
+use super::thresholds::{DATABASE_SECONDS, DATABASE_SHARE, FILE_WAIT_SHARE, MEMORY_UTILIZATION, POOL_WAIT_SHARE};
 
 /// What limits a server, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,7 +57,7 @@ fn bottleneck(figures: &Figures, findings: &[Finding]) -> Option<Area> {
     if pool_is_short {
         return Some(Area::Pool);
     }
-    if database_dominates && is_slow(figures) {
+    if (database_dominates || file_is_waited_for(figures)) && is_slow(figures) {
         return Some(Area::Database);
     }
     is_short_of_slots(figures).then_some(Area::Queueing)
@@ -64,6 +66,10 @@ fn bottleneck(figures: &Figures, findings: &[Finding]) -> Option<Area> {
 /// A pool that is in use is not short yet: only waiting costs anything.
 fn pool_is_waited_for(figures: &Figures) -> bool {
     pool_wait_share(figures).is_some_and(|share| share >= POOL_WAIT_SHARE.warning)
+}
+
+fn file_is_waited_for(figures: &Figures) -> bool {
+    file_wait_share(figures).is_some_and(|share| share >= FILE_WAIT_SHARE.warning)
 }
 
 fn summary(figures: &Figures, bottleneck: Option<Area>, findings: &[Finding]) -> String {
@@ -83,7 +89,9 @@ fn summary(figures: &Figures, bottleneck: Option<Area>, findings: &[Finding]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{Cache, Cpu, DatabaseFigures, Memory, Pool, Requests, Slots, Times, ToolFigures};
+    use super::super::figures::{
+        Cache, Cpu, DatabaseFigures, Memory, Pool, Redis, Requests, Slots, Times, ToolFigures,
+    };
     use super::super::finding::Severity;
     use super::*;
 
@@ -127,6 +135,7 @@ mod tests {
                 wait_per_request: Some(0.0002),
             },
             database: DatabaseFigures {
+                is_file: false,
                 hold: mean(0.002),
                 per_request: Some(0.004),
                 connections_used: Some(0.1),
@@ -137,12 +146,28 @@ mod tests {
                 evicted_ratio: Some(0.0),
                 tiers: Vec::new(),
             },
+            redis: Redis {
+                up: Some(1.0),
+                asked: Some(100.0),
+                answer: mean(0.0005),
+            },
             memory: Memory {
                 utilization: Some(0.3),
                 ..Memory::default()
             },
             ..Figures::default()
         }
+    }
+
+    /// The same with a SQLite file, whose writer has a share of the 10 ms of each request to wait for others.
+    fn with_file(figures: &mut Figures, wait_per_request: f64) {
+        figures.database.is_file = true;
+        figures.database.connections_used = None;
+        figures.pool = Pool {
+            wait: mean(wait_per_request),
+            wait_per_request: Some(wait_per_request),
+            ..Pool::default()
+        };
     }
 
     /// A cache that was asked often enough.
@@ -234,6 +259,28 @@ mod tests {
                 |f| f.database.per_request = Some(0.009),
                 None,
             ),
+            (
+                "the SQLite file's writer is waited for, and so slots are short",
+                |f| {
+                    with_file(f, 0.006);
+                    f.slots.utilization = Some(0.99);
+                },
+                Some(Area::Database),
+            ),
+            (
+                "the SQLite file is waited for, but nobody notices",
+                |f| with_file(f, 0.006),
+                None,
+            ),
+            (
+                "slots are short beside a SQLite file that is not waited for",
+                |f| {
+                    with_file(f, 0.0001);
+                    f.slots.utilization = Some(0.99);
+                },
+                Some(Area::Queueing),
+            ),
+            ("Redis is down", |f| f.redis.up = Some(0.0), None),
             (
                 "memory is nearly gone",
                 |f| f.memory.utilization = Some(0.95),
@@ -353,6 +400,37 @@ mod tests {
                 "50 %",
             ),
             (
+                "Redis is down",
+                |f| f.redis.up = Some(0.0),
+                Area::Cache,
+                Severity::Warning,
+                "Redis",
+            ),
+            (
+                "Redis is slow",
+                |f| f.redis.answer = mean(0.003),
+                Area::Cache,
+                Severity::Warning,
+                "3.0 ms",
+            ),
+            (
+                "Redis is nearly given up",
+                |f| f.redis.answer = mean(0.0125),
+                Area::Cache,
+                Severity::Critical,
+                "12 ms",
+            ),
+            (
+                "wait for a SQLite file",
+                |f| {
+                    with_file(f, 0.001);
+                    f.requests.shed_ratio = Some(0.001);
+                },
+                Area::Database,
+                Severity::Warning,
+                "10 %",
+            ),
+            (
                 "memory",
                 |f| f.memory.utilization = Some(0.8),
                 Area::Memory,
@@ -396,6 +474,49 @@ mod tests {
             let figures = Figures { cache, ..healthy() };
             assert_eq!(diagnose(&figures).findings, [], "{name}");
         }
+    }
+
+    /// A SQLite file belongs to one server and has no pool: who is told to add to either loses time, or data.
+    #[test]
+    fn with_a_file_nothing_is_advised_that_it_cannot_have() {
+        let mut figures = healthy();
+        with_file(&mut figures, 0.005);
+        figures.requests.shed_ratio = Some(0.1);
+        figures.queue = mean(0.05);
+        figures.slots.utilization = Some(1.0);
+        figures.cpu.utilization = Some(0.9);
+        figures.database.hold = mean(0.2);
+        figures.database.per_request = Some(0.005);
+        let findings = diagnose(&figures).findings;
+        assert_eq!(findings.len(), 7, "{findings:#?}");
+        for finding in &findings {
+            for word in ["replica", "pool", "more connections", "pg_stat"] {
+                let advice = &finding.recommendation;
+                assert!(!advice.contains(word), "{word}: {advice}");
+            }
+            if finding.area == Area::Database {
+                let advice = &finding.recommendation;
+                assert!(
+                    advice.contains("faster disk") && advice.contains("Postgres"),
+                    "{advice}"
+                );
+            }
+        }
+    }
+
+    /// A Redis that was hardly asked, or is away, must not be called slow.
+    #[test]
+    fn redis_is_called_slow_by_enough_answers_only() {
+        let mut figures = healthy();
+        figures.redis.answer = mean(0.02);
+        figures.redis.asked = Some(99.0);
+        assert_eq!(diagnose(&figures).findings, []);
+        figures.redis.asked = Some(1000.0);
+        figures.redis.up = Some(0.0);
+        let problems: Vec<String> = diagnose(&figures).findings.into_iter().map(|one| one.problem).collect();
+        assert_eq!(problems, ["Redis does not answer: replicas share no cache"]);
+        figures.redis = Redis::default();
+        assert_eq!(diagnose(&figures).findings, [], "there is none");
     }
 
     /// Advice with a number is advice one can follow.

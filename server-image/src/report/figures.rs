@@ -29,6 +29,8 @@ pub struct Figures {
     pub database: DatabaseFigures,
     /// The tiers of the cache, and all of them together.
     pub cache: Cache,
+    /// Redis, the cache that replicas share.
+    pub redis: Redis,
     /// Memory.
     pub memory: Memory,
     /// The tools that were called, those that held slots longest first.
@@ -87,7 +89,7 @@ pub struct Cpu {
     pub throttled: Option<f64>,
 }
 
-/// Connections to the database.
+/// Connections to the database, or the threads of a SQLite file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Pool {
     /// Most of them.
@@ -103,6 +105,8 @@ pub struct Pool {
 /// The database.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct DatabaseFigures {
+    /// Whether it is a SQLite file: it has threads instead of a pool, and belongs to one server.
+    pub is_file: bool,
     /// How long a connection is borrowed.
     pub hold: Times,
     /// Time with a borrowed connection in the mean request.
@@ -122,6 +126,17 @@ pub struct Cache {
     pub evicted_ratio: Option<f64>,
     /// Each tier by itself: its name and the share (0 to 1) of what it was asked that it answered.
     pub tiers: Vec<(String, Option<f64>)>,
+}
+
+/// Redis, where there is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Redis {
+    /// Whether it answers (1) or not (0), at the end.
+    pub up: Option<f64>,
+    /// How often it was asked or told something.
+    pub asked: Option<f64>,
+    /// How long it took, also when it gave no answer.
+    pub answer: Times,
 }
 
 /// Memory.
@@ -188,6 +203,7 @@ impl Span<'_> {
             pool: self.pool(served),
             database: self.database(served),
             cache: self.cache(),
+            redis: self.redis(),
             memory: self.memory(),
             tools: self.tools(service.map_or(0.0, |service| service.sum)),
         }
@@ -248,6 +264,7 @@ impl Span<'_> {
         let hold = self.histogram("db_client_connection_use_time_seconds", &[]);
         let backends = self.gauge("mcp_database_backends", &[]);
         DatabaseFigures {
+            is_file: self.after.sum("mcp_sqlite_commits_total", &[]).is_some(),
             hold: times(hold.as_ref()),
             per_request: hold.and_then(|hold| ratio(hold.sum, served)),
             connections_used: quotient(backends, self.gauge("mcp_database_max_connections", &[])),
@@ -271,6 +288,15 @@ impl Span<'_> {
                 .iter()
                 .map(|tier| ((*tier).to_owned(), quotient(ended(tier, "hit"), asked(tier))))
                 .collect(),
+        }
+    }
+
+    fn redis(&self) -> Redis {
+        let answer = self.histogram("mcp_cache_redis_seconds", &[]);
+        Redis {
+            up: self.gauge("mcp_cache_redis_up", &[]),
+            asked: answer.as_ref().map(|answer| answer.count),
+            answer: times(answer.as_ref()),
         }
     }
 

@@ -4,8 +4,8 @@ use super::figures::Figures;
 use super::finding::{Area, Evidence, Finding, Severity, Unit};
 use super::thresholds::{
     CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, EVICTED_RATIO,
-    LATENCY_P95, MEMORY_UTILIZATION, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, SHED_RATIO, SLOT_UTILIZATION,
-    Threshold,
+    FILE_WAIT_SHARE, LATENCY_P95, MEMORY_UTILIZATION, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, REDIS_DOWN,
+    REDIS_SECONDS, SHED_RATIO, SLOT_UTILIZATION, Threshold,
 };
 
 /// With fewer requests than this, figures about requests are chance.
@@ -14,6 +14,10 @@ pub(super) const REQUESTS_MIN: f64 = 20.0;
 const LOOKUPS_MIN: f64 = 100.0;
 /// Use of slots and connections that leaves room for chance; new sizes are computed for it.
 const COMFORTABLE: f64 = 0.7;
+
+/// A SQLite file has one writer and one server: neither connections nor replicas can be added.
+const FASTER_THAN_A_FILE: &str = "put the SQLite file on a faster disk, see that no other process keeps it locked, or \
+                                  move to Postgres (--database-url)";
 
 /// One thing that can be wrong.
 pub(super) struct Rule {
@@ -75,7 +79,14 @@ pub(super) const RULES: &[Rule] = &[
         problem: |_, share| {
             format!("{share} of requests find no slot: refused with 503, or given up by their client while waiting")
         },
-        advice: |_| "add replicas, or take away what keeps the slots busy (see the other findings)".to_owned(),
+        advice: |figures| {
+            let file = "take away what keeps the slots busy (see the other findings); several servers need Postgres";
+            with_file_or(
+                figures,
+                file,
+                "add replicas, or take away what keeps the slots busy (see the other findings)",
+            )
+        },
     },
     Rule {
         area: Area::Latency,
@@ -98,7 +109,13 @@ pub(super) const RULES: &[Rule] = &[
         threshold: QUEUE_SHARE,
         read: queue_share,
         problem: |_, share| format!("{share} of the mean request's time is waiting for a slot"),
-        advice: |_| "add replicas; more slots help only while CPU, pool and database have room".to_owned(),
+        advice: |figures| {
+            with_file_or(
+                figures,
+                "more slots (--concurrency) help only while CPU and disk have room; several servers need Postgres",
+                "add replicas; more slots help only while CPU, pool and database have room",
+            )
+        },
     },
     Rule {
         area: Area::Queueing,
@@ -114,7 +131,13 @@ pub(super) const RULES: &[Rule] = &[
         threshold: CPU_UTILIZATION,
         read: |figures| figures.cpu.utilization,
         problem: |_, share| format!("{share} of the CPU that this server may use is used"),
-        advice: |_| "raise the CPU limit or add replicas; more slots would only make each request slower".to_owned(),
+        advice: |figures| {
+            with_file_or(
+                figures,
+                "raise the CPU limit; more slots would only make each request slower",
+                "raise the CPU limit or add replicas; more slots would only make each request slower",
+            )
+        },
     },
     Rule {
         area: Area::Cpu,
@@ -142,14 +165,29 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         area: Area::Database,
+        figure: "db_client_connection_wait_time_seconds per request ÷ mean of mcp_service_seconds",
+        threshold: FILE_WAIT_SHARE,
+        // A request that does nothing else waits some of its few microseconds, which nobody notices.
+        read: |figures| file_wait_share(figures).filter(|_| is_slow(figures)),
+        problem: |_, share| format!("{share} of the service time is waiting for a thread of the SQLite file"),
+        advice: |_| FASTER_THAN_A_FILE.to_owned(),
+    },
+    Rule {
+        area: Area::Database,
         figure: "mean of db_client_connection_use_time_seconds",
         threshold: DATABASE_SECONDS,
         read: |figures| enough(figures).and(figures.database.hold.mean),
-        problem: |_, time| format!("the database keeps a connection busy for {time} in the mean"),
-        advice: |_| {
-            "look for slow statements (pg_stat_statements), missing indexes and the database's own CPU and disk; more \
-             connections or replicas would only add to its load"
-                .to_owned()
+        problem: |figures, time| {
+            let what = with_file_or(figures, "a thread", "a connection");
+            format!("the database keeps {what} busy for {time} in the mean")
+        },
+        advice: |figures| {
+            with_file_or(
+                figures,
+                FASTER_THAN_A_FILE,
+                "look for slow statements (pg_stat_statements), missing indexes and the database's own CPU and disk; \
+                 more connections or replicas would only add to its load",
+            )
         },
     },
     Rule {
@@ -158,7 +196,13 @@ pub(super) const RULES: &[Rule] = &[
         threshold: DATABASE_SHARE,
         read: |figures| database_share(figures).filter(|_| is_slow(figures)),
         problem: |_, share| format!("{share} of the service time is spent with the database"),
-        advice: |_| "a cache that answers more, or a faster database, helps most; more CPU hardly".to_owned(),
+        advice: |figures| {
+            with_file_or(
+                figures,
+                FASTER_THAN_A_FILE,
+                "a cache that answers more, or a faster database, helps most; more CPU hardly",
+            )
+        },
     },
     Rule {
         area: Area::Database,
@@ -182,6 +226,30 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        area: Area::Cache,
+        figure: "1 − mcp_cache_redis_up",
+        threshold: REDIS_DOWN,
+        read: |figures| Some(1.0 - figures.redis.up?),
+        problem: |_, _| "Redis does not answer: replicas share no cache".to_owned(),
+        advice: |_| {
+            "the warnings in the server's log say why; a Redis that answers now and then, but too late, shows in \
+             mcp_cache_redis_seconds"
+                .to_owned()
+        },
+    },
+    Rule {
+        area: Area::Cache,
+        figure: "mean of mcp_cache_redis_seconds",
+        threshold: REDIS_SECONDS,
+        read: redis_seconds,
+        problem: |_, time| format!("Redis takes {time} in the mean to answer"),
+        advice: |_| {
+            "bring Redis closer (the same zone), give it more CPU, and see SLOWLOG for what others ask of it; a query may \
+             be as fast without it"
+                .to_owned()
+        },
+    },
+    Rule {
         area: Area::Memory,
         figure: "mcp_memory_used_bytes ÷ mcp_memory_limit_bytes",
         threshold: MEMORY_UTILIZATION,
@@ -201,6 +269,14 @@ fn queue_share(figures: &Figures) -> Option<f64> {
 }
 
 pub(super) fn pool_wait_share(figures: &Figures) -> Option<f64> {
+    wait_share(figures).filter(|_| !figures.database.is_file)
+}
+
+pub(super) fn file_wait_share(figures: &Figures) -> Option<f64> {
+    wait_share(figures).filter(|_| figures.database.is_file)
+}
+
+fn wait_share(figures: &Figures) -> Option<f64> {
     enough(figures)?;
     share(figures.pool.wait_per_request?, figures.service.mean?)
 }
@@ -216,6 +292,13 @@ fn evicted_share(figures: &Figures) -> Option<f64> {
     let cache = &figures.cache;
     cache.lookups.filter(|lookups| *lookups >= LOOKUPS_MIN)?;
     Some(cache.evicted_ratio?.min(1.0 - cache.hit_ratio?))
+}
+
+/// The times of one that is down say nothing about one that is slow.
+fn redis_seconds(figures: &Figures) -> Option<f64> {
+    let redis = &figures.redis;
+    redis.asked.filter(|asked| *asked >= LOOKUPS_MIN)?;
+    redis.answer.mean.filter(|_| redis.up != Some(0.0))
 }
 
 fn reaches(value: Option<f64>, limit: f64) -> bool {
@@ -241,6 +324,10 @@ fn more_slots(figures: &Figures) -> String {
     let busy = figures.slots.utilization.zip(figures.slots.limit);
     let needed = busy.map(|(utilization, limit)| (utilization * limit / COMFORTABLE).ceil());
     match needed {
+        Some(needed) if figures.database.is_file => format!(
+            "at least {needed} slots are needed to leave room: raise --concurrency while CPU and disk have room; several servers need Postgres"
+        ),
+        None if figures.database.is_file => "several servers need Postgres".to_owned(),
         Some(needed) => format!(
             "at least {needed} slots are needed to leave room: add replicas, or raise --concurrency while CPU, pool and database have room"
         ),
@@ -257,4 +344,9 @@ fn more_connections(figures: &Figures) -> String {
         "raise the pool{size} (--pool-max, or pool.max of PUT /tuning) within the database's max_connections; if \
          connections are kept long, make the statements faster first"
     )
+}
+
+/// Advice for a server with a SQLite file, or for any other.
+fn with_file_or(figures: &Figures, file: &str, other: &str) -> String {
+    if figures.database.is_file { file } else { other }.to_owned()
 }

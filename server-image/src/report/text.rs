@@ -43,6 +43,11 @@ impl Display for Lines<'_> {
 
 /// The figures that are known, in words.
 fn rows(figures: &Figures) -> Vec<(String, String)> {
+    let (wait, hold) = if figures.database.is_file {
+        ("wait for the SQLite file", "SQLite file busy for")
+    } else {
+        ("wait for a connection", "connection borrowed for")
+    };
     let single = [
         ("failed", percent(figures.requests.error_ratio)),
         ("refused, no slot", percent(figures.requests.shed_ratio)),
@@ -55,11 +60,12 @@ fn rows(figures: &Figures) -> Vec<(String, String)> {
         ("CPU of a request", figures.cpu.per_request.map(milliseconds)),
         ("CPU throttled", percent(figures.cpu.throttled)),
         ("pool in use", percent(figures.pool.utilization)),
-        ("wait for a connection", times(figures.pool.wait)),
-        ("connection borrowed for", times(figures.database.hold)),
+        (wait, times(figures.pool.wait)),
+        (hold, times(figures.database.hold)),
         ("database connections taken", percent(figures.database.connections_used)),
         ("cache hits", percent(figures.cache.hit_ratio)),
         ("cache misses, evicted", percent(figures.cache.evicted_ratio)),
+        ("Redis answers in", times(figures.redis.answer)),
         ("memory used", percent(figures.memory.utilization)),
         (
             "resident memory",

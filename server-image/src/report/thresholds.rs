@@ -76,6 +76,9 @@ pub const POOL_UTILIZATION: Threshold = Threshold::share(0.8, 0.95, "registry ga
 /// Share of the service time that is spent waiting for a connection.
 pub const POOL_WAIT_SHARE: Threshold =
     Threshold::share(0.1, 0.3, "mcpscale: a slot that waits for a connection serves nobody");
+/// Share of the service time that is spent waiting for a thread of the SQLite file.
+pub const FILE_WAIT_SHARE: Threshold =
+    Threshold::share(0.1, 0.3, "mcpscale: a slot that waits for the file serves nobody");
 /// How long a request keeps a connection in the mean, in seconds.
 pub const DATABASE_SECONDS: Threshold = Threshold::seconds(
     0.05,
@@ -90,6 +93,18 @@ pub const DATABASE_CONNECTIONS: Threshold =
     Threshold::share(0.8, 0.95, "registry gateway: pool utilization 80 % and 95 %");
 /// Share of look-ups that no cache answers for want of room.
 pub const EVICTED_RATIO: Threshold = Threshold::share(0.3, 0.5, "registry gateway: hit rate below 70 % and 50 %");
+/// One while Redis does not answer, which the server can do without.
+pub const REDIS_DOWN: Threshold = Threshold::share(
+    1.0,
+    f64::INFINITY,
+    "mcpscale: without Redis, each replica asks the database for what others have read",
+);
+/// Mean time in which Redis answers, in seconds.
+pub const REDIS_SECONDS: Threshold = Threshold::seconds(
+    0.003,
+    0.0125,
+    "mcpscale: Redis is to save the few milliseconds of a query, and is given up after 25 ms",
+);
 /// Used share of the memory that may be used.
 pub const MEMORY_UTILIZATION: Threshold = Threshold::share(
     0.8,

@@ -6,6 +6,7 @@ use mcp_server::tuning::Tuning;
 use serde_json::json;
 
 use crate::support::postgres::{MAX_CONNECTIONS, Postgres, SHARED, connect};
+use crate::support::redis::Redis;
 use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
 
@@ -148,6 +149,68 @@ async fn figures_are_the_work_that_was_done() {
     assert!((1.0..=3.0).contains(&open), "{open} connections are open");
     assert!(scrape.value("mcp_database_backends", &[]) >= 1.0);
     assert!(scrape.value("db_client_connection_wait_time_seconds_count", &[]) >= 1.0);
+}
+
+/// A held lock or a slow disk would look like a lack of slots if only Postgres had these times.
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_of_a_file_are_timed_as_they_were_used() {
+    let (settings, folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    let blocker = rusqlite::Connection::open(folder.path().join("test.db")).unwrap();
+    blocker.busy_timeout(Duration::from_secs(5)).unwrap();
+    let before = server.scrape().await;
+    let started = Instant::now();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let calls = ["a", "b", "c"].map(|key| {
+        let call = server.client.tool("set_memory", &json!({"key": key, "value": 1}));
+        tokio::spawn(call.send())
+    });
+    server.until_metric("mcp_in_flight_requests", 3.0).await;
+    let during = Instant::now();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let held = during.elapsed().as_secs_f64();
+    blocker.execute_batch("COMMIT").unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    let (after, elapsed) = (server.scrape().await, started.elapsed().as_secs_f64());
+    for (name, least, most) in [
+        // One of them has the writer's thread, which waits for the file; the two others wait for the thread.
+        ("db_client_connection_use_time_seconds_sum", held * 0.9, 4.0 * elapsed),
+        (
+            "db_client_connection_wait_time_seconds_sum",
+            2.0 * held * 0.9,
+            4.0 * elapsed,
+        ),
+    ] {
+        let value = after.value(name, &[]) - before.value(name, &[]);
+        assert!(
+            (least..=most).contains(&value),
+            "{name}: {value}, not {least} to {most}"
+        );
+    }
+    assert_eq!(after.sum("db_client_connection_max", &[]), None, "a file has no pool");
+}
+
+/// A Redis that answers too late is what costs most: its time must not be missing because there was no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_timed_also_when_it_does_not_answer() {
+    let redis = Redis::start();
+    let mut settings = settings(&SHARED.database().await);
+    settings.data.redis_url = Some(redis.url.clone());
+    let server = TestServer::start(settings).await;
+    let figures = async || {
+        let scrape = server.scrape().await;
+        ["mcp_cache_redis_seconds_count", "mcp_cache_redis_errors_total"].map(|name| scrape.value(name, &[]))
+    };
+    until("Redis was asked", async || (figures().await[0] > 0.0).then_some(())).await;
+    redis.stop();
+    let [asked, errors] = figures().await;
+    until("Redis was asked in vain", async || {
+        let now = figures().await;
+        (now[1] > errors && now[0] > asked).then_some(())
+    })
+    .await;
 }
 
 /// The operator sizes pools by these times: one that is too short takes connections away that are needed.

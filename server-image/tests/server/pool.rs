@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use mcp_server::database::{Database, DatabaseTarget, PoolSettings, Pooler, PostgresDatabase};
+use mcp_server::database::{Database, DatabaseTarget, Migration, PoolSettings, Pooler, PostgresDatabase};
+use mcp_server::migrate;
 use mcp_server::tuning::Tuning;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -197,4 +198,97 @@ async fn waits_that_are_given_up_are_counted() {
         reason.contains("all 1 of this server's pool are in use") && reason.contains("--pool-max"),
         "{reason}"
     );
+}
+
+/// After a failover a name leads to the old primary for a while, which only reads by then. A server that kept such
+/// connections would refuse every write until somebody restarts it, and call itself ready meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_work_again_by_themselves_when_the_database_is_not_read_only_any_more() {
+    let url = SHARED.database().await;
+    let name = url.rsplit('/').next().unwrap();
+    let operator = connect(&url).await;
+    let server = TestServer::start(settings(&url)).await;
+    let write = || server.client.call("set_memory", json!({"key": "k", "value": 1}));
+    assert_eq!(write().await["success"], true);
+    operator
+        .batch_execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        .await
+        .unwrap();
+    // That is for new connections; the others end as those of the old primary do.
+    let cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+               WHERE datname = current_database() AND application_name = 'mcp-server'";
+    operator.batch_execute(cut).await.unwrap();
+    assert_eq!(write().await["code"], "SYSTEM_UNAVAILABLE");
+    until("not ready while nothing can be written", async || {
+        (server.probe("readyz").await == 503).then_some(())
+    })
+    .await;
+    operator
+        .batch_execute(&format!("ALTER DATABASE {name} RESET default_transaction_read_only"))
+        .await
+        .unwrap();
+    until("ready again", async || {
+        (server.probe("readyz").await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(write().await["success"], true);
+}
+
+/// Makes each connection that has written an entry of the memory read-only, for as long as it is open.
+const WRITING_ONCE: &str = "
+CREATE FUNCTION only_read_from_now_on() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('default_transaction_read_only', 'on', false);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER writing_once AFTER INSERT ON agent_memory EXECUTE FUNCTION only_read_from_now_on();
+";
+
+/// A connection may become read-only while it is open. It must not fail a caller whom another one can serve, nor come
+/// back to fail the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_do_not_notice_a_connection_that_became_read_only() {
+    let url = SHARED.database().await;
+    let database = Database::open(&url.parse().unwrap(), 1, &mut Registry::default()).unwrap();
+    database.migrate(&migrate::steps()).await.unwrap();
+    connect(&url).await.batch_execute(WRITING_ONCE).await.unwrap();
+    let mut settings = settings(&url);
+    settings.tuning.pool_max = 1;
+    let server = TestServer::start(settings).await;
+    for value in 0..4 {
+        let answer = server
+            .client
+            .call("set_memory", json!({"key": "k", "value": value}))
+            .await;
+        assert_eq!(answer["success"], true, "write {value}: {answer}");
+    }
+}
+
+/// Steps of the schema are tried again until they succeed, which they never do on a connection that is read-only.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_the_schema_get_rid_of_a_connection_that_became_read_only() {
+    let steps = [Migration {
+        name: "index",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS by_n ON numbers (n)",
+        sqlite: "",
+    }];
+    let url = SHARED.database().await;
+    connect(&url)
+        .await
+        .batch_execute("CREATE TABLE numbers (n bigint)")
+        .await
+        .unwrap();
+    let postgres = pool_of_one(&url, Pooler::None, &mut Registry::default()).await;
+    let database = Database::Postgres(postgres.clone());
+    let only_read = async || {
+        let connection = postgres.connection().await.unwrap();
+        let switch = "SELECT set_config('default_transaction_read_only', 'on', false)";
+        connection.query(switch, &[]).await.unwrap();
+    };
+    only_read().await;
+    database.migrate_tables(&steps).await.unwrap_err();
+    database.migrate_tables(&steps).await.unwrap();
+    only_read().await;
+    database.build_indexes(&steps).await.unwrap_err();
+    database.build_indexes(&steps).await.unwrap();
 }

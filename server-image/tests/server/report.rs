@@ -99,6 +99,44 @@ async fn a_short_pool_is_told_from_short_slots() {
     );
 }
 
+/// Somebody holds the SQLite file's lock, as a slow disk would hold up its writer: more slots, connections or replicas
+/// are no remedy, and none may be advised.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_file_is_told_from_short_slots() {
+    let (mut settings, folder) = file_settings();
+    settings.tuning = tuning(16, 1);
+    let server = TestServer::start(settings).await;
+    let blocker = rusqlite::Connection::open(folder.path().join("test.db")).unwrap();
+    blocker.busy_timeout(Duration::from_secs(5)).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let calls: Vec<_> = (0..24)
+        .map(|number| {
+            let arguments = json!({"key": format!("k{number}"), "value": number});
+            tokio::spawn(server.client.tool("set_memory", &arguments).send())
+        })
+        .collect();
+    server.until_metric("mcp_in_flight_requests", 16.0).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    blocker.execute_batch("COMMIT").unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    let report_json = json_report(&server);
+    assert_eq!(report_json["bottleneck"], "database", "{report_json:#}");
+    let findings = report_json["findings"].as_array().unwrap();
+    let file = findings
+        .iter()
+        .find(|finding| finding["problem"].to_string().contains("the SQLite file"));
+    let file = file.unwrap_or_else(|| panic!("waiting for the file has a finding: {report_json:#}"));
+    assert!(file["recommendation"].to_string().contains("faster disk"), "{file:#}");
+    for finding in findings {
+        let advice = finding["recommendation"].to_string();
+        assert!(!advice.contains("replicas") && !advice.contains("pool"), "{advice}");
+    }
+    let text = report(&server, &[]);
+    assert!(text.contains("wait for the SQLite file"), "{text}");
+}
+
 /// What the cache did is told as it happened, and one that is too small is named: its size is the operator's to set.
 #[tokio::test(flavor = "multi_thread")]
 async fn hits_are_told_and_a_small_cache_is_named() {

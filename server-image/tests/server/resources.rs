@@ -54,8 +54,8 @@ fn follow(server: &TestServer, uri: &str) -> RequestBuilder {
     )
 }
 
-/// Reads a stream until `text` has come.
-async fn hear(stream: &mut Response, text: &str) {
+/// Reads a stream until `text` has come; what was read on the way.
+async fn hear(stream: &mut Response, text: &str) -> String {
     let mut heard = String::new();
     let hearing = async {
         while !heard.contains(text) {
@@ -65,6 +65,7 @@ async fn hear(stream: &mut Response, text: &str) {
     };
     let heard_in_time = tokio::time::timeout(Duration::from_secs(20), hearing).await.is_ok();
     assert!(heard_in_time, "{text:?} was not heard: {heard}");
+    heard
 }
 
 /// Resources show what the tools show, to whom they show it, and nothing more.
@@ -304,4 +305,99 @@ async fn followers_hear_of_messages_at_any_replica() {
     let entry = json!({"key": "k", "value": 1, "auth_token": ann});
     assert_eq!(a.client.call("set_memory", entry).await["success"], true);
     hear(&mut stream, "notifications/resources/updated").await;
+}
+
+/// Whoever fills in the template as RFC 6570 says, or writes its id as it is, must get its own memory, and by no way
+/// to write an id another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_its_owners_however_the_id_is_written() {
+    let (settings, _folder) = file_settings();
+    let server = with_key(settings).await;
+    for (name, agent_id, written, is_own) in [
+        ("plain", "ann", "ann", true),
+        ("slash as it is", "ci/helper", "ci/helper", true),
+        ("slash escaped", "ci/helper", "ci%2Fhelper", true),
+        ("small digits", "ci/helper", "ci%2fhelper", true),
+        ("umlaut escaped", "müller", "m%C3%BCller", true),
+        ("escape in the id, as it is", "a%2Fb", "a%2Fb", true),
+        ("escape in the id, escaped", "a%2Fb", "a%252Fb", true),
+        ("broken escape", "50%", "50%", true),
+        ("another's", "eve", "ci%2Fhelper", false),
+        ("another's, every letter escaped", "eve", "%61%6E%6E", false),
+        ("another's, escaped twice", "ci/helper", "ci%252Fhelper", false),
+        ("another's with an escape in it", "a/b", "a%252Fb", false),
+        ("above its own", "ci", "ci%2Fhelper", false),
+    ] {
+        let token = token(&server, agent_id, "claude").await;
+        let entry = json!({"key": "k", "value": agent_id, "auth_token": token});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true, "{name}");
+        let memory = read(&server, &format!("agent://{written}/memory"), &token).await;
+        if is_own {
+            assert_eq!(memory["entries"][0]["value"], agent_id, "{name}: {memory}");
+        } else {
+            assert_eq!(memory["code"], "PERMISSION_DENIED", "{name}: {memory}");
+        }
+    }
+    // Both read theirs by the same URI.
+    for agent_id in ["a%2Fb", "a/b"] {
+        let token = token(&server, agent_id, "claude").await;
+        let memory = read(&server, "agent://a%2Fb/memory", &token).await;
+        assert_eq!(memory["entries"][0]["value"], agent_id, "{memory}");
+    }
+}
+
+/// Where agents are who they say they are, the URI is all that says it: it must mean the agent that the tools mean.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_escaped_id_claims_the_agent_it_stands_for() {
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    for (agent_id, written) in [
+        ("ci/helper", "ci%2Fhelper"),
+        ("müller", "m%C3%BCller"),
+        ("a%2Fb", "a%252Fb"),
+    ] {
+        let entry = json!({"key": "k", "value": agent_id, "agent_id": agent_id});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+        let memory = read(&server, &format!("agent://{written}/memory"), "").await;
+        assert_eq!(memory["entries"][0]["value"], agent_id, "{written}: {memory}");
+    }
+}
+
+/// A client knows what it follows by the URI it named, and reads nothing again without news of that. News of another
+/// agent would tell when that one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_memory_comes_under_the_uri_that_is_followed() {
+    let (settings, _folder) = file_settings();
+    let server = with_key(settings).await;
+    for (agent_id, written) in [
+        ("ci/helper", "ci/helper"),
+        ("ci/helper", "ci%2Fhelper"),
+        ("ci/müller", "ci%2Fm%C3%BCller"),
+        ("ci/müller", "ci/m%C3%BCller"),
+        ("a%2Fb", "a%252Fb"),
+    ] {
+        let token = token(&server, agent_id, "claude").await;
+        let uri = format!("agent://{written}/memory");
+        let mut stream = follow(&server, &uri).bearer_auth(&token).send().await.unwrap();
+        hear(&mut stream, "notifications/subscriptions/acknowledged").await;
+        let entry = json!({"key": "k", "value": 1, "auth_token": token});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+        let news = hear(&mut stream, "notifications/resources/updated").await;
+        assert!(news.contains(&format!("{uri:?}")), "{uri}: {news}");
+    }
+    for (name, agent_id, written, answer) in [
+        ("another's", "eve", "ci%2Fhelper", "PERMISSION_DENIED"),
+        (
+            "no news of it",
+            "ci/helper",
+            "ci%2fhelper",
+            "Follow agent://ci%2Fhelper/memory",
+        ),
+        ("news of a/b", "a%2Fb", "a%2Fb", "Follow agent://a%252Fb/memory"),
+    ] {
+        let token = token(&server, agent_id, "claude").await;
+        let request = follow(&server, &format!("agent://{written}/memory")).bearer_auth(token);
+        let text = request.send().await.unwrap().text().await.unwrap();
+        assert!(text.contains(answer), "{name}: {text}");
+    }
 }

@@ -235,7 +235,12 @@ impl Watch<'_> {
         if result.as_ref().err().is_none_or(|error| error.code().is_some()) {
             self.health.answered();
         }
-        Ok(result?)
+        let result = result.map_err(DatabaseError::from);
+        if result.as_ref().is_err_and(DatabaseError::is_read_only) {
+            // It would refuse whoever gets it next, and for as long as it is open.
+            self.is_unfit.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Where the server itself does not limit statements, asks it to stop working on this one. That may come after the

@@ -5,6 +5,7 @@
 //! tried again. The replica stays the one that migrates meanwhile: if each took its turn, somebody would wait for the
 //! table all the time, and others would hardly get to it.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
@@ -47,6 +48,9 @@ impl PostgresConnection {
             return Err(DatabaseError::NoAnswer(MIGRATION));
         };
         self.is_migrating = false;
+        if applied.as_ref().is_err_and(DatabaseError::is_read_only) {
+            self.is_unfit.store(true, Ordering::Relaxed);
+        }
         applied
     }
 

@@ -107,12 +107,13 @@ impl PostgresConnection {
         if is_limited {
             client.batch_execute("SET statement_timeout = 0").await?;
         }
-        let done = client.batch_execute(statement).await;
+        let done = client.batch_execute(statement).await.map_err(DatabaseError::from);
         if is_limited {
             client.batch_execute("RESET statement_timeout").await?;
         }
-        self.is_unfit.store(false, Ordering::Relaxed);
-        Ok(done?)
+        let is_read_only = done.as_ref().is_err_and(DatabaseError::is_read_only);
+        self.is_unfit.store(is_read_only, Ordering::Relaxed);
+        done
     }
 }
 

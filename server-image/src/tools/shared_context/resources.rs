@@ -3,6 +3,8 @@
 //!
 //! Following tells that something was written to a session, to whoever may read the session; it never tells what.
 
+mod memory_uri;
+
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use super::permission::Permission;
 use super::storage::StorageError;
 use super::tools::SharedContext;
 use crate::tools::{CallContext, ReadResult, ResourceAnswer, ResourceProvider, ToolError, ToolRegistry};
+
+pub(super) use memory_uri::{memory_uri, other_memory_uris};
 
 const JSON: &str = "application/json";
 const MARKDOWN: &str = "text/markdown";
@@ -39,7 +43,11 @@ pub(super) struct Resources {
 #[derive(Debug, PartialEq, Eq)]
 enum Named<'a> {
     Session(&'a str),
-    Messages { session: &'a str, limit: &'a str },
+    Messages {
+        session: &'a str,
+        limit: &'a str,
+    },
+    /// Of the agent whose id is written so.
     Memory(&'a str),
     Server,
     Documentation,
@@ -136,7 +144,7 @@ impl ResourceProvider for Resources {
             }
             Named::Memory(agent) => {
                 let agent = agent.to_owned();
-                async move { Ok(private(&toolset.read_memory(agent, &context).await?, whole)) }.boxed()
+                async move { Ok(private(&toolset.read_memory(&agent, &context).await?, whole)) }.boxed()
             }
             Named::Server => {
                 let contents = contents(self.server_info().to_string(), whole, JSON);
@@ -164,8 +172,8 @@ impl ResourceProvider for Resources {
                 async move { toolset.may_follow_session(id, &context).await }.boxed()
             }
             Named::Memory(agent) => {
-                let agent = agent.to_owned();
-                async move { toolset.owner_of_memory(agent, &context).await.map(drop) }.boxed()
+                let (agent, whole) = (agent.to_owned(), uri.to_owned());
+                async move { toolset.may_follow_memory(&agent, &whole, &context).await }.boxed()
             }
             Named::Server | Named::Documentation => async { Ok(()) }.boxed(),
             // It always changes: whoever wants to follow it reads it again and again.
@@ -214,8 +222,8 @@ impl SharedContext {
         header.map(drop).ok_or_else(|| explain(StorageError::SessionNotFound))
     }
 
-    async fn read_memory(&self, agent: String, context: &CallContext) -> Result<Value, ToolError> {
-        let caller = self.owner_of_memory(agent, context).await?;
+    async fn read_memory(&self, written: &str, context: &CallContext) -> Result<Value, ToolError> {
+        let caller = self.owner_of_memory(written, context).await?;
         let query = MemoryQuery {
             agent_id: caller.agent_id().to_owned(),
             scope: MemoryScope::All,
@@ -227,15 +235,31 @@ impl SharedContext {
         Ok(json!({"agent_id": caller.agent_id(), "count": entries.len(), "entries": entries}))
     }
 
-    /// The caller, if it is the agent `agent`, which alone may see its memory. Where nobody proves who it is, naming
-    /// the agent is the claim.
-    async fn owner_of_memory(&self, agent: String, context: &CallContext) -> Result<Caller, ToolError> {
+    /// Of the ways to write an agent's id, only some are followed: those by which news is told, and that mean no other
+    /// agent. Whoever asks by another is told so, since it would never hear anything.
+    async fn may_follow_memory(&self, written: &str, uri: &str, context: &CallContext) -> Result<(), ToolError> {
+        let caller = self.owner_of_memory(written, context).await?;
+        let followed = memory_uri(caller.agent_id());
+        if uri == followed || other_memory_uris(caller.agent_id()).contains(uri) {
+            return Ok(());
+        }
+        Err(ToolError::new(
+            "INVALID_INPUT_FORMAT",
+            "there is no news under this way to write the agent's id",
+            &[&format!("Follow {followed}")],
+        ))
+    }
+
+    /// The caller, if it is the agent whose id is `written`, with escapes or as it is; it alone may see its memory.
+    /// Where nobody proves who it is, naming the agent is the claim, and escapes count.
+    async fn owner_of_memory(&self, written: &str, context: &CallContext) -> Result<Caller, ToolError> {
+        let named = memory_uri::decoded(written);
         let claim = Claim {
-            agent_id: Some(agent.clone()),
+            agent_id: Some(named.clone()),
             auth_token: None,
         };
         let caller = self.caller(claim, Permission::Read, "agent_memory", context).await?;
-        if caller.agent_id() == agent {
+        if [written, &named].contains(&caller.agent_id()) {
             return Ok(caller);
         }
         Err(ToolError::permission_denied(
@@ -299,6 +323,7 @@ mod tests {
             ),
             ("agent://ann/memory", Some(Named::Memory("ann"))),
             ("agent://team/ann/memory", Some(Named::Memory("team/ann"))),
+            ("agent://team%2Fann/memory", Some(Named::Memory("team%2Fann"))),
             ("server://info/x", Some(Named::Server)),
             ("docs://tools/x", Some(Named::Documentation)),
             ("performance://metrics", Some(Named::Performance)),

@@ -68,6 +68,13 @@ pub enum Cleaning {
     AuditLog(Duration),
 }
 
+impl Cleaning {
+    /// Whether a round ends with it.
+    pub(super) const fn is_last(self) -> bool {
+        matches!(self, Self::AuditLog(_))
+    }
+}
+
 impl RetentionSettings {
     /// Cleans up again and again. Runs until it is dropped.
     pub(super) async fn run(self, storage: &dyn Storage) {
@@ -84,7 +91,8 @@ impl RetentionSettings {
         }
     }
 
-    const fn chores(self) -> [Cleaning; 6] {
+    /// In the order of a round; the last one is [`Cleaning::is_last`].
+    pub(super) const fn chores(self) -> [Cleaning; 6] {
         [
             Cleaning::ExpiredMemory,
             Cleaning::ExpiredTokens,

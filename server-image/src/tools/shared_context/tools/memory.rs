@@ -12,6 +12,7 @@ use crate::tools::shared_context::checks::{self, explain};
 use crate::tools::shared_context::limits;
 use crate::tools::shared_context::model::{MemoryQuery, MemoryScope, NewMemory};
 use crate::tools::shared_context::permission::Permission;
+use crate::tools::shared_context::resources::{memory_uri, other_memory_uris};
 use crate::tools::{CallContext, Effect, InvalidTool, ToolError, ToolRegistry, ToolResult};
 
 /// Value of `session_id` that asks for the memory of all sessions, and the global one.
@@ -124,9 +125,16 @@ impl SharedContext {
             overwrite: arguments.overwrite,
             has_quota: caller.has_quota(),
         };
-        let memory = format!("agent://{}/memory", caller.agent_id());
+        let (memory, also) = (memory_uri(caller.agent_id()), other_memory_uris(caller.agent_id()));
+        let changes = self.changes.clone();
         let stored = self
-            .write(memory, |storage| async move { storage.set_memory(entry).await })
+            .write(memory, |storage| async move {
+                let stored = storage.set_memory(entry).await?;
+                for uri in also {
+                    changes.resource_updated(uri);
+                }
+                Ok(stored)
+            })
             .await?;
         Ok(json!({
             "success": true,
