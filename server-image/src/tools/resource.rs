@@ -78,8 +78,9 @@ pub trait ResourceProvider: Send + Sync + 'static {
 }
 
 /// Longest URI that can be followed, in bytes. It is kept for as long as somebody follows it, in memory and, for
-/// sessions, as a key in the database. The longest that names something is an agent's, of 100 characters.
-const FOLLOWED_URI_MAX: usize = 1024;
+/// sessions, as a key in the database. The longest that names something is an agent's, of 100 characters, each
+/// of at most 12 bytes when it is escaped.
+const FOLLOWED_URI_MAX: usize = 1280;
 
 /// All resources of a server.
 #[derive(Default)]
@@ -132,7 +133,7 @@ impl ResourceRegistry {
     }
 
     /// Starts to find out whether the caller may follow `uri`; `None` when there is no such resource, or its URI is
-    /// longer than 1 KiB.
+    /// longer than 1280 bytes.
     #[must_use]
     pub fn may_follow(&self, uri: &str, context: &CallContext) -> Option<BoxFuture<'static, Result<(), ToolError>>> {
         // Postgres has no NUL in texts.
