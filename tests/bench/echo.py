@@ -8,12 +8,13 @@ from contextlib import ExitStack
 import servers
 from figures import at_least, medians, say
 from measure import measured_load, usage
+from servers import FASTMCP, TYPESCRIPT
 
 OURS, IN_SESSION = "mcpscale", "mcpscale, session"
 # The slowest of the servers answers more calls a second. A load is so long that each connection has its turn.
 SLOWEST_PER_SECOND = 40
 POLLING, WRK = "polls", "wrk"
-TARGETS = {("json", "FastMCP"): 40, ("json", "TypeScript SDK"): 16, ("sse", "FastMCP"): 30}
+TARGETS = {("json", FASTMCP): 40, ("json", TYPESCRIPT): 16, ("sse", FASTMCP): 30}
 
 
 def rounds(options):
@@ -61,9 +62,10 @@ def report(results: list) -> list:
     rate, cpu = medians(results, keys, "per_second"), medians(results, keys, "cpu_us_per_request")
     calls = medians(results, keys, "requests")
     p50, p99 = medians(results, keys, "p50_us"), medians(results, keys, "p99_us")
+    failed = medians(results, keys, "failures")
     rss, idle = medians(results, keys, "rss_bytes"), medians(results, ("answers", "server"), "idle_rss_bytes")
     head = f"{'echo':5} {'c':>5} {'client':6} {'server':17} {'per s':>7} {'p50 ms':>7} {'p99 ms':>8} {'CPU µs':>8} {'per CPU s':>9}"
-    print(f"\n{head} {'RSS MB':>6} {'idle MB':>7}  ours, per CPU second")
+    print(f"\n{head} {'RSS MB':>6} {'idle MB':>7} {'failed':>6}  ours, per CPU second")
     goals = []
     for key in rate:
         answers, connections, client, server = key
@@ -73,7 +75,7 @@ def report(results: list) -> list:
             ratio = float("nan")
         line = f"{answers:5} {connections:>5} {client:6} {server:17} {rate[key]:>7.0f} {p50[key] / 1000:>7.2f}"
         line += f" {p99[key] / 1000:>8.2f} {cpu[key]:>8.1f} {1e6 / cpu[key]:>9.0f} {rss[key] / 1e6:>6.1f}"
-        line += f" {idle[answers, server] / 1e6:>7.1f}"
+        line += f" {idle[answers, server] / 1e6:>7.1f} {failed[key]:>6.0f}"
         print(line if server == OURS else f"{line}  {ratio:.1f}×")
         # On one connection wrk sleeps, and the server is charged with waking it: shown, but not judged.
         is_judged = client == POLLING or connections > 1

@@ -24,6 +24,10 @@ HERE = Path(__file__).parent
 API_KEY = "a key for the bench of more than 32 characters"
 READY_SECONDS = 60
 
+FASTMCP, TYPESCRIPT, PUBLISHED = "FastMCP", "TypeScript SDK", "shared-context 1.1.10"
+# Calls that they fail, or take more than 10 s for, are shown, and make no figure less true.
+PEERS = (FASTMCP, TYPESCRIPT, PUBLISHED)
+
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
 
 
@@ -144,13 +148,13 @@ def metric(server: Server, series: str) -> float:
 def fastmcp(answers: str):
     """FastMCP, answering with JSON or with event streams."""
     port = free_port()
-    return running("FastMCP", [python_with("fastmcp.txt"), HERE / "fastmcp_server.py", port, answers], port)
+    return running(FASTMCP, [python_with("fastmcp.txt"), HERE / "fastmcp_server.py", port, answers], port)
 
 
 def typescript(answers: str):
     """The TypeScript SDK, answering with JSON or with event streams."""
     port = free_port()
-    return running("TypeScript SDK", ["node", typescript_server(), port, answers], port)
+    return running(TYPESCRIPT, ["node", typescript_server(), port, answers], port)
 
 
 # What a call of echo is answered with, whoever asks and whatever for.
@@ -196,7 +200,7 @@ def published():
         "LOG_LEVEL": "ERROR",
     }
     command = [program, "--transport", "http", "--host", "127.0.0.1", "--port", port, "--log-level", "ERROR"]
-    return running("shared-context 1.1.10", command, port, environment)
+    return running(PUBLISHED, command, port, environment)
 
 
 def post(request: Request) -> tuple:
