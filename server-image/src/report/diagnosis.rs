@@ -151,6 +151,7 @@ mod tests {
                 asked: Some(100.0),
                 answer: mean(0.0005),
             },
+            authentication: mean(0.000_01),
             memory: Memory {
                 utilization: Some(0.3),
                 ..Memory::default()
@@ -419,6 +420,13 @@ mod tests {
                 Area::Cache,
                 Severity::Critical,
                 "12 ms",
+            ),
+            (
+                "credentials take long to verify",
+                |f| f.authentication = mean(0.02),
+                Area::Authentication,
+                Severity::Warning,
+                "20 ms",
             ),
             (
                 "wait for a SQLite file",

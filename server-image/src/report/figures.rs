@@ -31,6 +31,8 @@ pub struct Figures {
     pub cache: Cache,
     /// Redis, the cache that replicas share.
     pub redis: Redis,
+    /// How long it takes to verify a credential.
+    pub authentication: Times,
     /// Memory.
     pub memory: Memory,
     /// The tools that were called, those that held slots longest first.
@@ -204,6 +206,7 @@ impl Span<'_> {
             database: self.database(served),
             cache: self.cache(),
             redis: self.redis(),
+            authentication: times(self.histogram("mcp_auth_request_duration_seconds", &[]).as_ref()),
             memory: self.memory(),
             tools: self.tools(service.map_or(0.0, |service| service.sum)),
         }

@@ -18,6 +18,8 @@ pub enum Area {
     Database,
     /// The caches.
     Cache,
+    /// Verifying credentials.
+    Authentication,
     /// Memory.
     Memory,
     /// Requests that failed or were refused.
@@ -36,6 +38,7 @@ impl Area {
             Self::Pool => "connection pool",
             Self::Database => "database",
             Self::Cache => "cache",
+            Self::Authentication => "authentication",
             Self::Memory => "memory",
             Self::Errors => "errors",
             Self::Latency => "latency",

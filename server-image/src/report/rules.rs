@@ -3,9 +3,9 @@
 use super::figures::Figures;
 use super::finding::{Area, Evidence, Finding, Severity, Unit};
 use super::thresholds::{
-    CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE, ERROR_RATIO, EVICTED_RATIO,
-    FILE_WAIT_SHARE, LATENCY_P95, MEMORY_UTILIZATION, POOL_UTILIZATION, POOL_WAIT_SHARE, QUEUE_SHARE, REDIS_DOWN,
-    REDIS_SECONDS, SHED_RATIO, SLOT_UTILIZATION, Threshold,
+    AUTHENTICATION_SECONDS, CPU_THROTTLED, CPU_UTILIZATION, DATABASE_CONNECTIONS, DATABASE_SECONDS, DATABASE_SHARE,
+    ERROR_RATIO, EVICTED_RATIO, FILE_WAIT_SHARE, LATENCY_P95, MEMORY_UTILIZATION, POOL_UTILIZATION, POOL_WAIT_SHARE,
+    QUEUE_SHARE, REDIS_DOWN, REDIS_SECONDS, SHED_RATIO, SLOT_UTILIZATION, Threshold,
 };
 
 /// With fewer requests than this, figures about requests are chance.
@@ -246,6 +246,18 @@ pub(super) const RULES: &[Rule] = &[
         advice: |_| {
             "bring Redis closer (the same zone), give it more CPU, and see SLOWLOG for what others ask of it; a query may \
              be as fast without it"
+                .to_owned()
+        },
+    },
+    Rule {
+        area: Area::Authentication,
+        figure: "mean of mcp_auth_request_duration_seconds",
+        threshold: AUTHENTICATION_SECONDS,
+        read: |figures| enough(figures).and(figures.authentication.mean),
+        problem: |_, time| format!("it takes {time} in the mean to verify a credential"),
+        advice: |_| {
+            "a verdict is remembered for up to five minutes, so look for clients that take a new token for each \
+             request, and for an identity provider whose keys cannot be fetched (mcp_auth_key_fetches_total)"
                 .to_owned()
         },
     },

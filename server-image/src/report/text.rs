@@ -66,6 +66,7 @@ fn rows(figures: &Figures) -> Vec<(String, String)> {
         ("cache hits", percent(figures.cache.hit_ratio)),
         ("cache misses, evicted", percent(figures.cache.evicted_ratio)),
         ("Redis answers in", times(figures.redis.answer)),
+        ("verifying a credential", times(figures.authentication)),
         ("memory used", percent(figures.memory.utilization)),
         (
             "resident memory",

@@ -105,6 +105,12 @@ pub const REDIS_SECONDS: Threshold = Threshold::seconds(
     0.0125,
     "mcpscale: Redis is to save the few milliseconds of a query, and is given up after 25 ms",
 );
+/// Mean time to verify a credential, in seconds.
+pub const AUTHENTICATION_SECONDS: Threshold = Threshold::seconds(
+    0.02,
+    0.2,
+    "registry gateway: validation of a token above 0.2 s is bad; mcpscale: a remembered verdict takes microseconds",
+);
 /// Used share of the memory that may be used.
 pub const MEMORY_UTILIZATION: Threshold = Threshold::share(
     0.8,

@@ -72,6 +72,47 @@ async fn the_limits_that_are_set_hold() {
     }
 }
 
+/// A limit that is lowered must not stop an agent from keeping what it has up to date.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_no_more_room_can_be_replaced_beyond_the_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite:{}", folder.path().join("test.db").display());
+    for url in [sqlite, SHARED.database().await] {
+        let session = {
+            let before = TestServer::start(settings(&url)).await;
+            let session = before
+                .client
+                .call("create_session", json!({"purpose": "p", "agent_id": "ann"}))
+                .await;
+            for (key, session) in [("a", &Value::Null), ("b", &Value::Null), ("a", &session["session_id"])] {
+                let entry = json!({"key": key, "session_id": session, "value": "12345", "agent_id": "ann"});
+                assert_eq!(before.client.call("set_memory", entry).await["success"], true);
+            }
+            session["session_id"].clone()
+        };
+        let mut settings = settings(&url);
+        settings.shared_context.quotas = SMALL;
+        let server = TestServer::start(settings).await;
+        for (name, key, session, value, fits) in [
+            ("as long", "a", &Value::Null, "54321", true),
+            ("as long, in a session", "a", &session, "54321", true),
+            ("shorter", "b", &Value::Null, "1", true),
+            ("longer", "b", &Value::Null, "12", false),
+            ("longer, in a session", "a", &session, "123456", false),
+            ("new", "c", &Value::Null, "1", false),
+            ("new in a session", "b", &session, "1", false),
+        ] {
+            let entry = json!({"key": key, "session_id": session, "value": value, "agent_id": "ann"});
+            let answer = server.client.call("set_memory", entry).await;
+            assert_eq!(answer["success"], fits, "{name} on {url}: {answer}");
+            assert!(
+                fits || answer["code"] == "MEMORY_LIMIT_EXCEEDED",
+                "{name} on {url}: {answer}"
+            );
+        }
+    }
+}
+
 /// An agent plans with the limits and times that it is told of: they must be those that are set.
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_tell_of_the_limits_and_times_that_are_set() {

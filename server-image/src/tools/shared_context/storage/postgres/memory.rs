@@ -15,15 +15,33 @@ use crate::tools::shared_context::storage::{
 /// Changes of one agent's memory wait for each other, so that two at once cannot both take the last place.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended('memory:' || $1, 0))";
 
-/// `$1` to `$3` name the entry; the answer says whether it fits, and if it was stored, when.
-fn set(has_quota: bool) -> String {
-    // Counting costs a look at all entries of the agent: only where there is a limit.
-    let fits = if has_quota {
-        "SELECT count(*) < $9 AND coalesce(sum(size_bytes), 0)::bigint + $6 <= $10 AS fits FROM agent_memory \
-         WHERE agent_id = $1 AND (expires_at IS NULL OR expires_at > now()) \
-         AND NOT (session_id IS NOT DISTINCT FROM $2 AND key = $3)"
+/// What is true of the entries of the session that the parameter names, or of those of none. `IS NOT DISTINCT FROM` would
+/// need no second text, but no index either.
+fn scope(in_session: bool, parameter: &str) -> String {
+    if in_session {
+        format!("session_id = {parameter}")
     } else {
-        "SELECT $9::bigint IS NOT NULL AND $10::bigint IS NOT NULL AS fits"
+        format!("session_id IS NULL AND {parameter}::text IS NULL")
+    }
+}
+
+/// `$1` to `$3` name the entry; the answer says whether it fits, and if it was stored, when.
+fn set(has_quota: bool, in_session: bool) -> String {
+    let scope = scope(in_session, "$2");
+    // Counting costs a look at all entries of the agent: only where there is a limit, and only for what takes more room
+    // than the entry that it replaces.
+    let fits = if has_quota {
+        format!(
+            "SELECT EXISTS ( \
+               SELECT FROM agent_memory WHERE agent_id = $1 AND {scope} AND key = $3 AND size_bytes >= $6 \
+               AND (expires_at IS NULL OR expires_at > now())) \
+             OR ( \
+               SELECT count(*) < $9 AND coalesce(sum(size_bytes), 0)::bigint + $6 <= $10 FROM agent_memory \
+               WHERE agent_id = $1 AND (expires_at IS NULL OR expires_at > now()) \
+               AND NOT (session_id IS NOT DISTINCT FROM $2 AND key = $3)) AS fits"
+        )
+    } else {
+        "SELECT $9::bigint IS NOT NULL AND $10::bigint IS NOT NULL AS fits".to_owned()
     };
     format!(
         "WITH quota AS MATERIALIZED ({fits}), \
@@ -64,7 +82,7 @@ impl Memory for PostgresStorage {
             &self.quotas.memory_entries_per_agent,
             &self.quotas.memory_bytes_per_agent,
         ];
-        let set = set(entry.has_quota);
+        let set = set(entry.has_quota, entry.session_id.is_some());
         let row = if entry.has_quota {
             let statements = [(ONE_AT_A_TIME, &[&entry.agent_id as _][..]), (&set, &parameters)];
             let mut answers = connection.transact(&statements).await.map_err(missing_session)?;
@@ -88,12 +106,7 @@ impl Memory for PostgresStorage {
         session_id: Option<&str>,
         key: &str,
     ) -> Result<Option<MemoryEntry>, StorageError> {
-        // `IS NOT DISTINCT FROM` would need no second text, but no index either.
-        let scope = if session_id.is_some() {
-            "session_id = $3"
-        } else {
-            "session_id IS NULL AND $3::text IS NULL"
-        };
+        let scope = scope(session_id.is_some(), "$3");
         let select = format!(
             "SELECT value, metadata, created_at, updated_at, expires_at FROM agent_memory \
              WHERE agent_id = $1 AND {scope} AND key = $2 AND (expires_at IS NULL OR expires_at > now())"

@@ -92,7 +92,17 @@ fn note_use(connection: &Connection, session_id: &str, now: i64) -> Result<(), S
     Ok(())
 }
 
+/// Whether there is room for an entry. What takes no more than the one that it replaces needs none, and no count.
 fn fits(connection: &Connection, entry: &NewMemory, size: i64, now: i64, quotas: Quotas) -> Result<bool, StorageError> {
+    let replaces = connection
+        .prepare_cached(
+            "SELECT 1 FROM agent_memory WHERE agent_id = ?1 AND ifnull(session_id, '') = ifnull(?2, '') AND key = ?3 \
+             AND size_bytes >= ?5 AND (expires_at IS NULL OR expires_at > ?4)",
+        )?
+        .exists(params![entry.agent_id, entry.session_id, entry.key, now, size])?;
+    if replaces {
+        return Ok(true);
+    }
     let (entries, bytes): (i64, i64) = connection
         .prepare_cached(
             "SELECT count(*), ifnull(sum(size_bytes), 0) FROM agent_memory \
