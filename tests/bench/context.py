@@ -65,7 +65,7 @@ def rounds(options):
             yield {"server": BARE_POSTGRES, "round": number} | bare
             for operation in TARGETS_MS:
                 for workload in workloads[turn:] + workloads[:turn]:
-                    result = workload.round_of(operation, options.repetitions)
+                    result = workload.round_of(operation, options.repetitions, options.warm_up)
                     say(f"round {number + 1}: {workload.name} {operation} p95 {result['p95_ms']:.2f} ms")
                     yield result | {"round": number}
             for workload in workloads[turn:] + workloads[:turn]:
@@ -196,18 +196,20 @@ class Workload:
         )  # fmt: skip
         return dict(zip(TARGETS_MS, prepared, strict=True))
 
-    def round_of(self, operation: str, repetitions: int) -> dict:
-        """Times an operation, one after the other, so often and for so long at least."""
+    def round_of(self, operation: str, repetitions: int, warm_up: float) -> dict:
+        """Times an operation, one after the other, so often and for so long at least; what it takes for the seconds
+        before does not count."""
         prepare = self.operations()[operation]
         # A server may have closed what was idle since the last round; the next call connects anew.
         self.client.connection.close()
-        milliseconds, begun = [], time.monotonic()
+        milliseconds, begun = [], time.monotonic() + warm_up
         # What prepares a call is not to be counted, so the processor's time is not taken here.
         while len(milliseconds) < repetitions or time.monotonic() < begun + ROUND_SECONDS:
             call, is_right = prepare(next(self.turn))
             started = time.perf_counter()
             answer = call()
-            milliseconds.append((time.perf_counter() - started) * 1000)
+            if time.monotonic() > begun:
+                milliseconds.append((time.perf_counter() - started) * 1000)
             # After the clock is read: who answers without content must not win.
             if not is_right(answer):
                 raise RuntimeError(f"{self.name} answers {operation} with {str(answer)[:500]}")
