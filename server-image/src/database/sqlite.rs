@@ -223,14 +223,15 @@ impl SqliteDatabase {
             .await
     }
 
-    /// Brings what SQLite knows about its tables up to date, and gives free pages back to the file system, a bounded
-    /// number of them; the writing thread does other work in between.
+    /// Gives free pages back to the file system, a bounded number of them; the writing thread does other work in between.
+    ///
+    /// What SQLite knows about its tables is left as it is (no `ANALYZE`, no `PRAGMA optimize`): the indexes are made for
+    /// the statements, and figures of an odd moment, such as one long session among thousands of short ones, lead to
+    /// plans that pass them by.
     ///
     /// # Errors
     /// [`DatabaseError`] when the file cannot be written.
     pub async fn tidy(&self) -> Result<(), DatabaseError> {
-        self.write(|transaction| Ok::<_, DatabaseError>(transaction.execute_batch("PRAGMA optimize")?))
-            .await?;
         for _ in 0..STEPS {
             if self.write(give_back_pages).await? == 0 {
                 break;
