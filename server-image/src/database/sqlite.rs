@@ -497,6 +497,15 @@ mod tests {
         // A commit is counted just after it is answered.
         let commits = database.commits() - begun;
         assert!(commits >= u64::from(STEPS), "in {commits} steps");
+        let analyzed = |transaction: &Transaction<'_>| {
+            let sql = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'";
+            Ok::<i64, DatabaseError>(transaction.query_row(sql, [], |row| row.get(0))?)
+        };
+        assert_eq!(
+            database.read(analyzed).await.unwrap(),
+            0,
+            "plans stay as they are tested"
+        );
         database.tidy().await.unwrap();
         let (after, left) = database.read(pages).await.unwrap();
         assert_eq!(left, 0, "the rest is next");
