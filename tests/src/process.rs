@@ -18,7 +18,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, SysconfVar, sysconf},
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,17 @@ impl ProcessId {
         !is_zombie || waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
     }
 
+    /// The processor time that the process has used so far, in user and in kernel mode; `None` if it has ended.
+    #[must_use]
+    pub fn processor_time(&self) -> Option<Duration> {
+        if Self::of(self.pid).as_ref() != Some(self) {
+            return None;
+        }
+        let per_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+        let ticks = Stat::read(self.pid)?.processor_ticks;
+        Some(Duration::from_millis(ticks * 1000 / per_second))
+    }
+
     /// Sends `signal` if the process still runs.
     pub fn signal(&self, signal: Signal) {
         if self.is_running() {
@@ -86,6 +97,8 @@ pub(crate) struct Stat {
     pub state: char,
     /// The process id of the parent.
     pub parent: i32,
+    /// The processor time used, in clock ticks.
+    pub processor_ticks: u64,
     /// The start time in clock ticks since boot.
     pub started: u64,
 }
@@ -96,10 +109,12 @@ impl Stat {
         let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field, the name, stands in parentheses and may hold anything; the third follows the last one.
         let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
-            started: fields.get(19)?.parse().ok()?,
+            processor_ticks: ticks(11)? + ticks(12)?,
+            started: ticks(19)?,
         })
     }
 }

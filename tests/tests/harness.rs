@@ -23,8 +23,11 @@ use mcpscale_tests::{
 /// What the run that is to crash prints before the folder of its cluster.
 const ANNOUNCEMENT: &str = "cluster in ";
 
-/// How long an API cluster may take to be ready.
-const LIMIT: Duration = Duration::from_secs(5);
+/// The processor time that an API cluster may use until it is ready. It needs about half of that, and nothing but the
+/// processor, so this is what a start takes on a machine that does nothing else.
+const PROCESSOR_LIMIT: Duration = Duration::from_secs(6);
+/// How long an API cluster may take to be ready, whatever else the machine does.
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn config_map(name: &str) -> ConfigMap {
     let mut object = ConfigMap::default();
@@ -34,23 +37,24 @@ fn config_map(name: &str) -> ConfigMap {
 
 /// Lost otherwise: tests that run side by side, and feedback within seconds.
 #[tokio::test]
-async fn two_api_clusters_are_ready_side_by_side_within_five_seconds_each() {
+async fn two_api_clusters_are_ready_side_by_side_within_seconds_each() {
     tools::component("kube-apiserver").expect("the binary is built before time is taken");
     let timed = async || {
         let start = Instant::now();
         let cluster = ApiCluster::start().await.expect("an API cluster");
-        (cluster, start.elapsed())
+        let took = start.elapsed();
+        let components = Processes::in_folder(cluster.folder()).recorded();
+        assert_eq!(components.len(), 2, "etcd and kube-apiserver");
+        let used: Duration = components
+            .iter()
+            .map(|component| component.id.processor_time().expect("it runs"))
+            .sum();
+        println!("ready after {took:?}, of the processor {used:?}");
+        assert!(took < LIMIT, "it took {took:?}");
+        assert!(used < PROCESSOR_LIMIT, "it used {used:?} of processor time");
+        cluster
     };
-    // Whatever else this machine does can only slow a start down: the best of a few tells what a start takes.
-    let mut took = Vec::new();
-    let (first, second) = loop {
-        let ((first, first_took), (second, second_took)) = tokio::join!(timed(), timed());
-        took.push(first_took.max(second_took));
-        if took.iter().any(|longer| *longer < LIMIT) {
-            break (first, second);
-        }
-        assert!(took.len() < 5, "the slower of two took {took:?}");
-    };
+    let (first, second) = tokio::join!(timed(), timed());
 
     let in_first: Api<ConfigMap> = Api::namespaced(first.client(), "default");
     let in_second: Api<ConfigMap> = Api::namespaced(second.client(), "default");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mcp_server::admission::adaptive::AdaptiveSettings;
 use mcp_server::cache::CacheSettings;
 use mcp_server::database::Pooler;
 use mcp_server::mcp::sessions::Stay;
@@ -64,7 +65,14 @@ pub fn settings(database_url: &str) -> Settings {
             queue_max: 32,
         },
         shared_context: SharedContextSettings::default(),
-        capacity: Capacity::default(),
+        // What sheds on a slow machine would fail tests of other things.
+        capacity: Capacity {
+            adaptive: AdaptiveSettings {
+                enabled: false,
+                ..AdaptiveSettings::default()
+            },
+            ..Capacity::default()
+        },
         // Each read is checked, so that tests need not wait for what another replica has written.
         cache: CacheSettings {
             staleness: Duration::ZERO,
