@@ -19,6 +19,8 @@ pub struct Wanted<'a> {
     pub method: &'a str,
     /// Tool of a `tools/call`; empty for other methods.
     pub tool: &'a str,
+    /// URI of a resource that is read, name of a prompt that is got; empty for other methods.
+    pub subject: String,
     /// Its JSON-RPC id, null if it has none.
     pub id: Value,
 }
@@ -47,7 +49,7 @@ impl Guard {
         }
         let wanted = wanted();
         if let Some(limits) = &self.limits
-            && let Err(early) = limits.check(request, wanted.tool).await
+            && let Err(early) = limits.check(request, &wanted).await
         {
             return Some(early.answer(&wanted.id));
         }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use mcp_server::auth::api_keys;
 use mcp_server::cli::{ApiKey, Cli, Command, Migrate, Refused, Report, Serve, Stdio};
 use mcp_server::server::Server;
+use mcp_server::stdio::StdioError;
 use mcp_server::{healthcheck, logging, migrate, report, stdio};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -123,6 +124,9 @@ async fn run_stdio(flags: &Stdio) -> Outcome {
         Ok(settings) => settings,
         Err(error) => return Ok(refused(&error)),
     };
-    stdio::serve(&settings).await?;
-    Ok(ExitCode::SUCCESS)
+    match stdio::serve(&settings).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(StdioError::Start(error)) if error.is_of_settings() => Ok(refused(&error)),
+        Err(error) => Err(error.into()),
+    }
 }

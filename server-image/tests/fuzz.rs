@@ -78,7 +78,8 @@ async fn every_input_is_answered_where_rights_are_checked() {
     std::fs::write(&file, &key.line).unwrap();
     let with_rights = |settings: &mut Settings| {
         settings.auth.method = Method::ApiKey { file: file.clone() };
-        settings.auth.rules = ScopeRules::new([], ["set_memory=write", "search_context=read", "ping=read"]).unwrap();
+        settings.auth.rules =
+            ScopeRules::new([], ["set_memory=write", "search_context=read", "tools/list=read"]).unwrap();
     };
     fuzz(with_rights, Some(&key.key)).await;
 }

@@ -16,7 +16,7 @@ const LIKE_TOOLS: &[&str] = &[
     "subscriptions/listen",
 ];
 /// Methods that look like tools in a rule.
-const PLAIN_METHODS: &[&str] = &["initialize", "ping"];
+const PLAIN_METHODS: &[&str] = &["initialize"];
 
 /// A set of scopes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +80,14 @@ pub enum InvalidRule {
     /// A tool has two rules.
     #[error("`{0}` has two rules; write them as one: {0}=SCOPE+SCOPE")]
     Twice(String),
+    /// Nothing has that name. What the rule was meant for would be open to everybody.
+    #[error("`{name}` is neither a tool of this server nor a method that can have a rule; there are {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// All names that there are.
+        known: String,
+    },
     /// A scope is not one.
     #[error(transparent)]
     Scope(#[from] InvalidScope),
@@ -121,6 +129,21 @@ impl ScopeRules {
             }
         }
         Ok(rules)
+    }
+
+    /// Makes sure that each rule is about something: `known` are the names of all tools and methods.
+    ///
+    /// # Errors
+    /// [`InvalidRule::Unknown`] names the first that is not.
+    pub fn check_names(&self, known: &[&str]) -> Result<(), InvalidRule> {
+        let is_known = |name: &str| name == ANY_TOOL || known.contains(&name);
+        match self.tools.keys().find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) => Err(InvalidRule::Unknown {
+                name: name.clone(),
+                known: known.join(", "),
+            }),
+        }
     }
 
     /// Whether any tool needs anything.
@@ -263,7 +286,7 @@ mod tests {
     fn ways_around_tools_are_known() {
         for (rules, expected) in [
             (&[][..], &[][..]),
-            (&["resources/read=a", "initialize=a", "ping=a"], &[]),
+            (&["resources/read=a", "initialize=a"], &[]),
             (&["get_messages=a", "*=b"], &[]),
             (&["*=a", "resources/read=b"], &[]),
             (&["get_messages=a"], LIKE_TOOLS),

@@ -151,6 +151,7 @@ impl Flags {
             ("--oidc-issuer", self.oidc_issuer.is_some(), "jwt", jwt),
             ("--jwks-url", self.jwks_url.is_some(), "jwt", jwt),
             ("--audience", !self.audience.is_empty(), "jwt", jwt),
+            ("--public-url", self.public_url.is_some(), "jwt", jwt),
             ("--oidc-ca-file", self.oidc_ca_file.is_some(), "jwt", jwt),
             (
                 "--required-scopes",

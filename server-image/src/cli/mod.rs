@@ -112,7 +112,7 @@ pub struct Migrate {
     #[arg(long, visible_alias = "list")]
     pub dry_run: bool,
     /// Seconds to keep trying while the database does not answer.
-    #[arg(long, env = "MCP_WAIT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, env = "MCP_WAIT_SECONDS", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     wait_seconds: u64,
     #[command(flatten)]
     database: database::Flags,
@@ -475,6 +475,10 @@ mod tests {
                 &["--oidc-issuer", "https://a"],
                 "--oidc-issuer has no effect without --auth jwt",
             ),
+            (
+                &["--public-url", "https://a"],
+                "--public-url has no effect without --auth jwt",
+            ),
             (&["--tool-scopes", "a=b"], "--tool-scopes has no effect"),
             (
                 &["--auth", "api-key", "--api-keys-file", "f", "--tool-scopes", "a"],
@@ -497,6 +501,7 @@ mod tests {
             (&["--session-retention-days", "0"], "--session-retention-days"),
             (&["--cleanup-interval", "0"], "--cleanup-interval"),
             (&["--max-memory-size-mb", "0"], "--max-memory-size-mb"),
+            (&["--max-metadata-size-kb", "0"], "--max-metadata-size-kb"),
             (
                 &["--max-messages-per-session", "3000000000"],
                 "--max-messages-per-session",

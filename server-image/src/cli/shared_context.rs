@@ -50,6 +50,9 @@ pub(super) struct Flags {
     /// Size of all live memory entries of an agent, in MiB.
     #[arg(long, env = "MCP_MAX_MEMORY_SIZE_MB", default_value_t = 100, value_parser = most())]
     max_memory_size_mb: u32,
+    /// Size of the metadata of one session, message or memory entry, in KiB.
+    #[arg(long, env = "MCP_MAX_METADATA_SIZE_KB", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    max_metadata_size_kb: u16,
 }
 
 /// What a database's 32-bit counter of messages can count to.
@@ -82,6 +85,7 @@ impl Flags {
                 session_timeout: Duration::from_secs(self.session_timeout),
                 memory_entries_per_agent: self.max_memory_entries_per_agent.into(),
                 memory_bytes_per_agent: i64::from(self.max_memory_size_mb) * 1024 * 1024,
+                metadata_bytes: usize::from(self.max_metadata_size_kb) * 1024,
             },
         })
     }

@@ -23,6 +23,9 @@ pub enum InvalidTarget {
     /// A SQLite URL without a file.
     #[error("--database-url sqlite: needs a path, such as sqlite:./mcp.db")]
     EmptyPath,
+    /// Something that SQLite takes for no file. Each of the server's connections would have a database of its own.
+    #[error("--database-url sqlite:{0} is not a file; it needs a path, such as sqlite:./mcp.db")]
+    NoFile(String),
     /// A Postgres URL that does not parse. The URL is not repeated: it may hold a password.
     #[error("--database-url (MCP_DATABASE_URL) is not a valid Postgres URL: {0}")]
     Postgres(tokio_postgres::Error),
@@ -48,13 +51,25 @@ impl DatabaseTarget {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, InvalidTarget> {
         if let Some(url) = url {
-            return url.parse();
+            let target = url.parse()?;
+            // What the URL itself says of it counts, as it does for every client of Postgres.
+            let is_open = matches!(target, Self::Postgres(_)) && !url.contains("sslmode=");
+            return if is_open && wants_tls(&variable) {
+                Err(InvalidTarget::Tls)
+            } else {
+                Ok(target)
+            };
         }
         match variable("PGHOST").filter(|host| !host.is_empty()) {
             Some(host) => from_variables(&host, variable),
             None => Ok(Self::Sqlite(default_file)),
         }
     }
+}
+
+/// Whether the environment asks for encryption, and for no connection without it.
+fn wants_tls(variable: &impl Fn(&str) -> Option<String>) -> bool {
+    variable("PGSSLMODE").is_some_and(|mode| !["", "disable", "allow", "prefer"].contains(&mode.as_str()))
 }
 
 fn from_variables(host: &str, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseTarget, InvalidTarget> {
@@ -68,7 +83,7 @@ fn from_variables(host: &str, variable: impl Fn(&str) -> Option<String>) -> Resu
                 .ok_or(InvalidTarget::Port(port))?,
         );
     }
-    if variable("PGSSLMODE").is_some_and(|mode| !["", "disable", "allow", "prefer"].contains(&mode.as_str())) {
+    if wants_tls(&variable) {
         return Err(InvalidTarget::Tls);
     }
     if let Some(user) = variable("PGUSER") {
@@ -88,10 +103,10 @@ impl FromStr for DatabaseTarget {
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         if let Some(path) = url.strip_prefix("sqlite:") {
-            return if path.is_empty() {
-                Err(InvalidTarget::EmptyPath)
-            } else {
-                Ok(Self::Sqlite(path.into()))
+            return match path {
+                "" => Err(InvalidTarget::EmptyPath),
+                _ if path.starts_with(':') || path.starts_with("file:") => Err(InvalidTarget::NoFile(path.to_owned())),
+                _ => Ok(Self::Sqlite(path.into())),
             };
         }
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -181,6 +196,18 @@ mod tests {
                 "--database-url sqlite: needs a path, such as sqlite:./mcp.db",
             ),
             (
+                "memory",
+                Some("sqlite::memory:"),
+                &[][..],
+                "--database-url sqlite::memory: is not a file; it needs a path, such as sqlite:./mcp.db",
+            ),
+            (
+                "a URI",
+                Some("sqlite:file:x?mode=memory"),
+                &[][..],
+                "--database-url sqlite:file:x?mode=memory is not a file; it needs a path, such as sqlite:./mcp.db",
+            ),
+            (
                 "other",
                 Some("mysql://h"),
                 &[][..],
@@ -192,6 +219,9 @@ mod tests {
         assert!(resolve(Some("postgres://u@h/d?sslmode=require"), &[]).contains("without TLS"));
         let strict = [("PGHOST", "db"), ("PGSSLMODE", "verify-full")];
         assert!(resolve(None, &strict).contains("without TLS"));
+        assert!(resolve(Some("postgres://u@h/d"), &strict).contains("without TLS"));
+        assert!(resolve(Some("postgres://u@h/d?sslmode=disable"), &strict).starts_with("Postgres database"));
+        assert!(resolve(Some("sqlite:x.db"), &strict).starts_with("SQLite file"));
         assert!(resolve(None, &[("PGHOST", "db"), ("PGSSLMODE", "prefer")]).starts_with("Postgres database"));
         assert!(!resolve(Some("postgres://u:secret@h:notaport/d"), &[]).contains("secret"));
     }

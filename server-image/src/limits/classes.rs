@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::guard::Wanted;
+
 /// The word for the limits that the shared-context server documents.
 const DOCUMENTED: &str = "documented";
 /// Those limits, per agent.
@@ -23,11 +25,11 @@ pub enum Class {
     All,
     /// `authenticate_agent` and `refresh_token`.
     Auth,
-    /// `add_message` and `get_messages`.
+    /// `add_message`, `get_messages` and `get_session`, and the resources and the prompt that show messages.
     Messages,
     /// `search_context`, `search_by_sender` and `search_by_timerange`.
     Search,
-    /// `set_memory`, `get_memory` and `list_memory`.
+    /// `set_memory`, `get_memory` and `list_memory`, and the resource that shows memory.
     Memory,
 }
 
@@ -46,16 +48,32 @@ impl Class {
         }
     }
 
-    /// The classes of a request, the narrowest first; `tool` is empty unless it calls one.
-    pub fn of_tool(tool: &str) -> impl Iterator<Item = Self> + use<> {
-        let own = match tool {
+    /// The classes of a request, the narrowest first. What a tool shows counts as that tool wherever it is shown.
+    pub fn of(wanted: &Wanted<'_>) -> impl Iterator<Item = Self> + use<> {
+        let own = match wanted.method {
+            "resources/read" => Self::of_resource(&wanted.subject),
+            "prompts/get" => (wanted.subject == "debug-session").then_some(Self::Messages),
+            _ => Self::of_tool(wanted.tool),
+        };
+        own.into_iter().chain([Self::All])
+    }
+
+    fn of_tool(tool: &str) -> Option<Self> {
+        match tool {
             "authenticate_agent" | "refresh_token" => Some(Self::Auth),
-            "add_message" | "get_messages" => Some(Self::Messages),
+            "add_message" | "get_messages" | "get_session" => Some(Self::Messages),
             "search_context" | "search_by_sender" | "search_by_timerange" => Some(Self::Search),
             "set_memory" | "get_memory" | "list_memory" => Some(Self::Memory),
             _ => None,
-        };
-        own.into_iter().chain([Self::All])
+        }
+    }
+
+    fn of_resource(uri: &str) -> Option<Self> {
+        match uri.split_once("://") {
+            Some(("session", _)) => Some(Self::Messages),
+            Some(("agent", _)) => Some(Self::Memory),
+            _ => None,
+        }
     }
 }
 
@@ -198,16 +216,41 @@ mod tests {
         }
     }
 
+    /// Whoever may read no more messages by a tool must not read them as a resource.
     #[test]
-    fn each_tool_has_its_class() {
-        for (tool, expected) in [
-            ("search_context", &[Class::Search, Class::All][..]),
-            ("set_memory", &[Class::Memory, Class::All]),
-            ("refresh_token", &[Class::Auth, Class::All]),
-            ("create_session", &[Class::All]),
-            ("", &[Class::All]),
+    fn what_is_shown_has_its_class_wherever_it_is_shown() {
+        let call = "tools/call";
+        for (method, tool, subject, expected) in [
+            (call, "search_context", "", Some(Class::Search)),
+            (call, "set_memory", "", Some(Class::Memory)),
+            (call, "refresh_token", "", Some(Class::Auth)),
+            (call, "get_session", "", Some(Class::Messages)),
+            (call, "create_session", "", None),
+            (
+                "resources/read",
+                "",
+                "session://session_1/messages/9",
+                Some(Class::Messages),
+            ),
+            ("resources/read", "", "session://session_1", Some(Class::Messages)),
+            ("resources/read", "", "agent://ann/memory", Some(Class::Memory)),
+            ("resources/read", "", "server://info/x", None),
+            ("prompts/get", "", "debug-session", Some(Class::Messages)),
+            ("prompts/get", "", "setup-collaboration", None),
+            ("", "", "", None),
         ] {
-            assert_eq!(Class::of_tool(tool).collect::<Vec<_>>(), expected, "{tool}");
+            let wanted = Wanted {
+                method,
+                tool,
+                subject: subject.to_owned(),
+                id: serde_json::Value::Null,
+            };
+            let expected: Vec<Class> = expected.into_iter().chain([Class::All]).collect();
+            assert_eq!(
+                Class::of(&wanted).collect::<Vec<_>>(),
+                expected,
+                "{method} {tool} {subject}"
+            );
         }
     }
 }

@@ -36,6 +36,7 @@ pub use failures::{Failures, TooManyFailures};
 pub use global::InvalidRedis;
 
 use crate::auth::refusal::refused_for;
+use crate::guard::Wanted;
 use global::Global;
 use local::{CALLERS_MAX, Local};
 
@@ -125,13 +126,13 @@ impl RateLimits {
         })))
     }
 
-    /// Counts a request; `tool` is empty unless it calls one.
+    /// Counts a request.
     ///
     /// # Errors
     /// [`TooEarly`] when its caller must wait.
-    pub async fn check(&self, request: &Parts, tool: &str) -> Result<(), TooEarly> {
+    pub async fn check(&self, request: &Parts, wanted: &Wanted<'_>) -> Result<(), TooEarly> {
         let caller = caller::of(request, &self.trusted_proxies);
-        for class in Class::of_tool(tool) {
+        for class in Class::of(wanted) {
             let rates = self.rates.of(class);
             if rates.is_empty() {
                 continue;

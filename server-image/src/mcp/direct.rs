@@ -147,6 +147,7 @@ impl DirectCall {
         Wanted {
             method: TOOLS_CALL,
             tool: self.tool,
+            subject: String::new(),
             id: self.id.clone().into_json_value(),
         }
     }

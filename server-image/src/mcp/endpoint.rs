@@ -45,12 +45,15 @@ use crate::metrics::requests::Operation;
 use crate::metrics::sessions::SessionMetrics;
 use crate::telemetry::{Followed, Observed, Observer, carried_in};
 use crate::tools::Catalog;
-use crate::transport::{OutOfMemory, RETRY_SECONDS};
+use crate::transport::{OutOfMemory, RETRY_SECONDS, keep_body, weight};
 
 /// Largest request body, in bytes.
 pub(super) const BODY_MAX: usize = 4 * 1024 * 1024;
-/// Largest request for a subscription, in bytes: it is kept for as long as that is open, and needs no slot.
-const LISTEN_MAX: usize = 1024 * 1024;
+/// Most that a request for a subscription may take in memory, in bytes: it is kept for as long as that is open, and
+/// needs no slot.
+const LISTEN_MAX: usize = 2 * 1024 * 1024;
+/// Most that `initialize` may take in memory, in bytes: what a client says of itself is kept as long as its session.
+const INITIALIZE_MAX: usize = 64 * 1024;
 /// Largest notification, and largest answer of a client, in bytes: they need no slot, and may be passed on to another
 /// replica through the database.
 const LIGHT_MAX: usize = 1024 * 1024;
@@ -252,6 +255,11 @@ impl Endpoint {
         open: OpenRequest,
     ) -> Response {
         match kind {
+            Kind::Request { .. } if kind.is_initialize() && weight(request.body()) > INITIALIZE_MAX => {
+                let id = message::wanted(kind, request.body()).id;
+                let message = "initialize takes more than 64 KiB of memory; say less of the client";
+                refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message, &id)
+            }
             Kind::Request { method, tool } => {
                 let version = text(request.headers(), headers::PROTOCOL_VERSION);
                 let operation = Operation {
@@ -270,12 +278,18 @@ impl Endpoint {
                 let why = |unanswered: Unanswered| unanswered.answer(&message::wanted(kind, &body).id);
                 worked.await.unwrap_or_else(why)
             }
-            Kind::Listen if request.body().len() > LISTEN_MAX => {
+            Kind::Listen if weight(request.body()) > LISTEN_MAX => {
                 let id = message::wanted(kind, request.body()).id;
-                let message = "a subscription is larger than 1 MiB; follow fewer resources at once";
+                let message = "a subscription takes more than 2 MiB of memory; follow fewer resources at once";
                 refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message, &id)
             }
             Kind::Listen => {
+                if !keep_body(request.extensions()) {
+                    let id = message::wanted(kind, request.body()).id;
+                    let message = "the open subscriptions take too much memory together; follow fewer resources";
+                    let (seconds, status) = (u64::from(RETRY_SECONDS), StatusCode::SERVICE_UNAVAILABLE);
+                    return refused_for(seconds, status, "subscriptions_too_large", message, &id);
+                }
                 drop(open);
                 self.hand_over(request).await.map(Body::new)
             }

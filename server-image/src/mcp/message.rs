@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::guard::Wanted;
 use crate::tools::ToolRegistry;
@@ -56,6 +57,12 @@ pub(super) fn is_known(method: &str, has_sessions: bool) -> bool {
         return has_sessions;
     }
     METHODS.contains(&method) || method == LISTEN
+}
+
+/// The methods by which a request is known to those who decide whether it may, besides that of tools.
+pub(crate) fn methods() -> impl Iterator<Item = &'static str> {
+    let methods = METHODS.iter().copied().chain([LISTEN]);
+    methods.filter(|method| *method != TOOLS_CALL)
 }
 
 /// Whether there is this revision of the protocol.
@@ -134,21 +141,43 @@ pub(super) fn is_clear(kind: Kind, body: &[u8]) -> bool {
 /// What a message that was looked at asks for, for those who decide whether it may.
 pub(super) fn wanted(kind: Kind, body: &[u8]) -> Wanted<'static> {
     #[derive(Deserialize)]
-    struct Identified {
+    struct Identified<'a> {
         #[serde(default)]
         id: Value,
+        #[serde(default, borrow)]
+        params: Option<&'a RawValue>,
     }
     let (method, tool) = match kind {
         Kind::Request { method, tool } => (method, tool),
         Kind::Listen => (LISTEN, ""),
         Kind::Light => ("", ""),
     };
-    let identified = serde_json::from_slice::<Identified>(body);
+    let (id, params) = match serde_json::from_slice::<Identified<'_>>(body) {
+        Ok(message) => (message.id, message.params),
+        Err(_) => (Value::Null, None),
+    };
     Wanted {
         method,
         tool,
-        id: identified.map_or(Value::Null, |message| message.id),
+        subject: params.and_then(|params| subject(method, params)).unwrap_or_default(),
+        id,
     }
+}
+
+/// The resource or the prompt that `params` name.
+fn subject(method: &str, params: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Option<Value>,
+        uri: Option<Value>,
+    }
+    let named = |params: &RawValue| serde_json::from_str::<Named>(params.get()).ok();
+    let subject = match method {
+        "resources/read" => named(params)?.uri?,
+        "prompts/get" => named(params)?.name?,
+        _ => return None,
+    };
+    subject.as_str().map(str::to_owned)
 }
 
 /// The protocol version a client names in its header.

@@ -26,6 +26,7 @@ pub use endpoint::{Endpoint, Options};
 pub use handler::McpHandler;
 pub(crate) use headers::SESSION_ID;
 pub use hosts::{HostPolicy, Names, OriginPolicy};
+pub(crate) use message::methods;
 pub use request_state::RequestStates;
 pub use sessions::ClientLog;
 

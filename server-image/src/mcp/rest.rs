@@ -60,6 +60,7 @@ impl Endpoint {
         let wanted = || Wanted {
             method: "tools/call",
             tool,
+            subject: String::new(),
             id: Value::Null,
         };
         if let Some(refused) = self.guard.refuse(&parts, wanted).await {

@@ -13,7 +13,7 @@ use super::data::DataParts;
 use super::listener::serve;
 use super::{Fixtures, Settings, StartError};
 use crate::admission::Admission;
-use crate::auth::Auth;
+use crate::auth::{Auth, InvalidAuth};
 use crate::cache::Cache;
 use crate::changes::Changes;
 use crate::database::Database;
@@ -33,7 +33,7 @@ use crate::tools::{Catalog, fixtures};
 use crate::transport::{Connections, PagesLayer, Tls, compression};
 use crate::tuning::control::Tuner;
 use crate::tuning::invalidation::Invalidator;
-use crate::{memory, migrate, probes, profile, tuning};
+use crate::{mcp, memory, migrate, probes, profile, tuning};
 
 /// The parts of one server process.
 pub(super) struct Parts {
@@ -102,6 +102,8 @@ impl Parts {
         );
         let limits = RateLimits::open(&settings.limits, settings.data.redis_url.as_deref(), &mut registry)?;
         let failures = Failures::new(&settings.limits, &mut registry);
+        let known: Vec<&str> = catalog.tools.names().chain(mcp::methods()).collect();
+        settings.auth.rules.check_names(&known).map_err(InvalidAuth::from)?;
         let auth = Auth::open(
             &settings.auth,
             &settings.network.path,

@@ -4,17 +4,20 @@
 //! announced, so that announcing much costs others nothing. Bodies of up to [`SMALL`] bytes do not count: the number of
 //! connections bounds them.
 //!
+//! What a subscription asks for is kept as long as its stream is open, which may be for ever: it moves to a budget of
+//! its own, so that open streams never leave calls without room.
+//!
 //! What counts is not a body's length, but what its message takes when it is parsed: an array of two million zeros is
 //! 4 MB long and takes 400.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
-use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use http::{Extensions, HeaderMap};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use memchr::memchr2;
 use prometheus_client::metrics::counter::Counter;
@@ -25,6 +28,8 @@ use crate::metrics::at_scrape;
 
 /// Most memory for the bodies of all requests, in bytes.
 const BUDGET: usize = 64 * 1024 * 1024;
+/// Bodies of open streams get this part of it, besides.
+const PART_KEPT: usize = 4;
 /// Where the container has a limit, they get no more than this part of it.
 const PART_OF_LIMIT: u64 = 4;
 /// A body of this announced length, in bytes, fits into a connection's first reads.
@@ -41,6 +46,8 @@ pub(crate) const RETRY_SECONDS: u32 = 1;
 pub(super) struct Budget {
     most: usize,
     used: AtomicUsize,
+    /// Of open streams.
+    kept: AtomicUsize,
     refused: Counter,
 }
 
@@ -49,6 +56,7 @@ impl Budget {
         let budget = Arc::new(Self {
             most: most(memory::limit()),
             used: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
             refused: Counter::default(),
         });
         let read = Arc::clone(&budget);
@@ -57,6 +65,13 @@ impl Budget {
             "mcp_request_body_bytes",
             "Memory of request bodies above 8 KiB, and of what is parsed from them",
             move || u32::try_from(read.used.load(Ordering::Relaxed)).ok().map(f64::from),
+        );
+        let read = Arc::clone(&budget);
+        at_scrape::gauge(
+            registry,
+            "mcp_subscription_body_bytes",
+            "Memory of what open subscriptions asked for, above 8 KiB each",
+            move || u32::try_from(read.kept.load(Ordering::Relaxed)).ok().map(f64::from),
         );
         registry.register(
             "mcp_request_bodies_refused",
@@ -77,6 +92,7 @@ impl Budget {
         let share = Arc::new(Share {
             budget: Arc::clone(self),
             held: AtomicUsize::new(0),
+            is_kept: AtomicBool::new(false),
         });
         let counted = Counted {
             body,
@@ -98,6 +114,8 @@ fn most(limit: Option<u64>) -> usize {
 pub(super) struct Share {
     budget: Arc<Budget>,
     held: AtomicUsize,
+    /// Whether it is of an open stream.
+    is_kept: AtomicBool,
 }
 
 impl Share {
@@ -112,12 +130,46 @@ impl Share {
         }
         Err(OutOfMemory::TooManyBodies)
     }
+
+    /// Moves it, when all of the body has arrived, to what open streams keep; whether there is room.
+    fn keep(&self) -> bool {
+        let held = self.held.load(Ordering::Relaxed);
+        if self.is_kept.swap(true, Ordering::Relaxed) {
+            return true;
+        }
+        self.budget.used.fetch_sub(held, Ordering::Relaxed);
+        let has_room = self.budget.kept.fetch_add(held, Ordering::Relaxed) + held <= self.budget.most / PART_KEPT;
+        if !has_room {
+            self.budget.refused.inc();
+        }
+        has_room
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
+        let counter = if *self.is_kept.get_mut() {
+            &self.budget.kept
+        } else {
+            &self.budget.used
+        };
+        counter.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
     }
+}
+
+/// How a request knows its share; what keeps the request for longer than its answer takes must not keep the share.
+#[derive(Debug, Clone)]
+pub(super) struct BodyShare(pub(super) Weak<Share>);
+
+/// Notes that the body of this request is kept for as long as a stream is open; whether there is room for it.
+pub(crate) fn keep_body(request: &Extensions) -> bool {
+    let share = request.get::<BodyShare>().and_then(|share| share.0.upgrade());
+    share.is_none_or(|share| share.keep())
+}
+
+/// What a message of JSON takes in memory, in bytes: at least its length.
+pub(crate) fn weight(body: &[u8]) -> usize {
+    Scale::default().weigh(body)
 }
 
 /// A body that is not read to its end.
@@ -203,8 +255,32 @@ impl hyper::body::Body for Counted {
 mod tests {
     use super::*;
 
-    fn weight(text: &str) -> usize {
-        Scale::default().weigh(text.as_bytes())
+    fn share(budget: &Arc<Budget>, bytes: usize) -> Share {
+        let share = Share {
+            budget: Arc::clone(budget),
+            held: AtomicUsize::new(0),
+            is_kept: AtomicBool::new(false),
+        };
+        share.take(bytes).unwrap();
+        share
+    }
+
+    /// Streams stay open for as long as their clients like: calls need room meanwhile, and get it back afterwards.
+    #[test]
+    fn open_streams_leave_the_room_of_calls_alone() {
+        let budget = Budget::new(&mut Registry::default());
+        let figures = || (budget.used.load(Ordering::Relaxed), budget.kept.load(Ordering::Relaxed));
+        let part = budget.most / PART_KEPT;
+        let first = share(&budget, part);
+        assert!(first.keep() && first.keep());
+        assert_eq!(figures(), (0, part));
+        let second = share(&budget, 1);
+        assert!(!second.keep(), "there is room for no more");
+        let call = share(&budget, 3 * part);
+        drop((first, second));
+        assert_eq!(figures(), (3 * part, 0));
+        drop(call);
+        assert_eq!(figures(), (0, 0));
     }
 
     /// Bodies that may take more than the container has end the process, with the calls of everybody.
@@ -236,7 +312,11 @@ mod tests {
             (r#"{"text":"it ends with \\","b":1}"#, 1, 1),
             (r"[\,0]", 1, 0),
         ] {
-            assert_eq!(weight(text), text.len() + values * VALUE + maps * MAP, "{text}");
+            assert_eq!(
+                weight(text.as_bytes()),
+                text.len() + values * VALUE + maps * MAP,
+                "{text}"
+            );
         }
     }
 
@@ -247,7 +327,7 @@ mod tests {
         for length in 1..text.len() {
             let mut scale = Scale::default();
             let parts: usize = text.as_bytes().chunks(length).map(|part| scale.weigh(part)).sum();
-            assert_eq!(parts, weight(text), "parts of {length} bytes");
+            assert_eq!(parts, weight(text.as_bytes()), "parts of {length} bytes");
         }
     }
 }

@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Alarm, Busy, Patient, QUIET};
-use super::bodies::{Budget, Share};
+use super::bodies::{BodyShare, Budget, Share};
 use crate::metrics::at_scrape;
 
 /// Longest time for a TLS handshake.
@@ -265,6 +265,9 @@ impl Service<Request<Incoming>> for Requests {
         let (body, share) = self.budget.count(&parts.headers, body);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer(self.peer));
+        if let Some(share) = &share {
+            request.extensions_mut().insert(BodyShare(Arc::downgrade(share)));
+        }
         let answering = tower::Service::call(&mut self.router.clone(), request);
         Serving {
             answering,

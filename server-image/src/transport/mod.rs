@@ -10,7 +10,7 @@ mod pages;
 pub mod settings;
 mod tls;
 
-pub(crate) use bodies::{OutOfMemory, RETRY_SECONDS};
+pub(crate) use bodies::{OutOfMemory, RETRY_SECONDS, keep_body, weight};
 pub(crate) use compression::compression;
 pub use connections::{Connections, Peer};
 pub(crate) use pages::PagesLayer;

@@ -25,7 +25,7 @@ const GIANTS: usize = 60;
 const SILENCE: Duration = Duration::from_millis(1500);
 
 async fn start() -> Process {
-    Process::start(&["--database-url", "sqlite::memory:"], &[]).await
+    Process::start(&[], &[]).await
 }
 
 fn address(process: &Process) -> String {
@@ -180,8 +180,7 @@ async fn waiting_connections_cost_little_memory_and_go_on() {
 /// Sessions leave memory when nobody uses them; a server that keeps their memory all the same only grows.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_of_sessions_that_have_left_is_given_back() {
-    let flags = ["--database-url", "sqlite::memory:", "--session-idle-seconds", "3"];
-    let process = Process::start(&flags, &[]).await;
+    let process = Process::start(&["--session-idle-seconds", "3"], &[]).await;
     drop(process.client.legacy_session().await);
     let before = process.memory();
     for _ in 0..400 {

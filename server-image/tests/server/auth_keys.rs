@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::process::Process;
-use crate::support::server::{TestServer, file_settings, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 async fn start(lines: &[&NewKey], tools: &[&'static str]) -> (TestServer, TempDir) {
@@ -192,7 +192,7 @@ async fn the_file_is_read_again() {
 /// A server that cannot read its keys must not start, least of all open to everybody.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_keys_no_server() {
-    let mut settings = settings("sqlite::memory:");
+    let (mut settings, _folder) = file_settings();
     settings.auth.method = Method::ApiKey {
         file: "/does/not/exist".into(),
     };
@@ -204,6 +204,38 @@ async fn no_keys_no_server() {
         error.contains("--api-keys-file") && error.contains("/does/not/exist"),
         "{error}"
     );
+}
+
+/// A name that is misspelled in a rule leaves open what it was meant to close, and nobody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_about_nothing_is_refused() {
+    for (rule, is_known) in [
+        ("set_memry=write", false),
+        ("resource/read=read", false),
+        ("ping=read", false),
+        ("tools/call=read", false),
+        ("set_memory=write", true),
+        ("resources/read=read", true),
+        ("subscriptions/listen=read", true),
+        ("*=read", true),
+    ] {
+        let (mut settings, _folder) = file_settings();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, key("ann", &[]).line).unwrap();
+        settings.auth.method = Method::ApiKey {
+            file: file.path().into(),
+        };
+        settings.auth.rules = ScopeRules::new([], [rule]).unwrap();
+        let checked = mcp_server::server::Server::check(&settings).map_err(|error| error.to_string());
+        let (name, _) = rule.split_once('=').unwrap();
+        match checked {
+            Ok(()) => assert!(is_known, "{rule} is about nothing"),
+            Err(error) => assert!(
+                !is_known && error.contains(name) && error.contains("set_memory"),
+                "{rule}: {error}"
+            ),
+        }
+    }
 }
 
 /// Who learns the id of another's session, from a log or a proxy, must not get into it: its streams carry answers.

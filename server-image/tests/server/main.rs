@@ -33,6 +33,7 @@ mod direct;
 mod documentation;
 mod drain;
 mod health;
+mod kept;
 mod kill;
 mod memory_limit;
 mod memory_storage;

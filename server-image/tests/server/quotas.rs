@@ -16,6 +16,7 @@ const SMALL: Quotas = Quotas {
     session_timeout: Duration::from_mins(1),
     memory_entries_per_agent: 2,
     memory_bytes_per_agent: 1024 * 1024,
+    metadata_bytes: 20 * 1024,
 };
 
 async fn refused(client: &Client, tool: &str, arguments: Value, code: &str, number: &str) {
@@ -49,6 +50,12 @@ async fn the_limits_that_are_set_hold() {
         )
         .await;
         refused(client, "create_session", session(), "SESSION_LIMIT_EXCEEDED", "60 s").await;
+
+        let with_metadata = |size: usize| json!({"key": "m", "value": 1, "metadata": {"m": "x".repeat(size)}});
+        let stored = client.call("set_memory", with_metadata(15 * 1024)).await;
+        assert_eq!(stored["success"], true, "{stored}");
+        let large = with_metadata(20 * 1024);
+        refused(client, "set_memory", large, "CONTENT_TOO_LARGE", "20480").await;
 
         let message = || json!({"session_id": id, "content": "c", "agent_id": "ann"});
         for _ in 0..2 {

@@ -80,6 +80,52 @@ async fn a_class_has_its_limit() {
     );
 }
 
+/// Whoever may read no more messages by a tool must not go on by other ways to the same rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_leads_around_the_limit_of_a_class() {
+    let setting = Setting {
+        rules: &["messages=1/h", "memory=1/h"],
+        redis: None,
+        trusted_proxies: &[],
+    };
+    let (server, _folder) = start(setting, AuthSettings::default()).await;
+    let client = &server.client;
+    assert_eq!(statuses(client, "get_messages", 1).await, BTreeMap::from([(200, 1)]));
+    assert_eq!(statuses(client, "list_memory", 1).await, BTreeMap::from([(200, 1)]));
+    let session = "session_0123456789abcdef";
+    let read = |uri: &str| ("resources/read", json!({"uri": uri}));
+    for ((method, params), is_limited) in [
+        (
+            (
+                "tools/call",
+                json!({"name": "get_session", "arguments": {"session_id": session}}),
+            ),
+            true,
+        ),
+        (read(&format!("session://{session}")), true),
+        (read(&format!("session://{session}/messages/9")), true),
+        (read("agent://ann/memory"), true),
+        (
+            (
+                "prompts/get",
+                json!({"name": "debug-session", "arguments": {"session_id": session}}),
+            ),
+            true,
+        ),
+        (read("server://info/x"), false),
+        (
+            ("tools/call", json!({"name": "get_usage_guidance", "arguments": {}})),
+            false,
+        ),
+    ] {
+        let status = client.modern(method, params.clone()).send().await.unwrap().status();
+        assert_eq!(status == 429, is_limited, "{method} {params}: {status}");
+    }
+    let older = client.legacy_session().await;
+    let read = older.request("resources/read", &json!({"uri": "agent://ann/memory", "name": "x"}));
+    assert_eq!(read.send().await.unwrap().status(), 429);
+}
+
 /// Streams and ends of sessions ask the database, and an end is told to every replica: whoever invents sessions must meet
 /// the limits before that. And nothing may count twice.
 #[tokio::test(flavor = "multi_thread")]

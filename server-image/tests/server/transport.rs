@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::client::Client;
-use crate::support::server::{TestServer, file_settings, settings};
+use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 async fn start(change: impl FnOnce(&mut mcp_server::server::Settings, &Path)) -> (TestServer, TempDir) {
@@ -382,7 +382,7 @@ async fn bad_certificates_are_named() {
         ("tls.crt", "tls.crt", "--tls-key"),
         ("tls.crt", "other.key", "cannot be used together"),
     ] {
-        let mut settings = settings("sqlite::memory:");
+        let (mut settings, _data) = file_settings();
         settings.transport.tls = Some(TlsFiles {
             certificate: folder.path().join(certificate),
             key: folder.path().join(key),

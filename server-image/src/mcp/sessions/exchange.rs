@@ -1,11 +1,13 @@
 //! What replicas give each other through Postgres: letters, and copies of streams.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::ready;
 use futures::{Stream, StreamExt, stream};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Sender, channel};
@@ -25,6 +27,11 @@ const BEGIN_MAX: Duration = Duration::from_secs(15);
 pub(super) const STREAM_MAX: Duration = Duration::from_mins(3);
 /// How often a copy is looked at without news of it.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Most KiB of clients' messages that one replica hands on to others in a second, over time, and at once. Such messages
+/// need no slot, and lie in the database for minutes if they are to nobody: this bounds them to some 250 MB.
+const DELIVERED_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(1023);
+const DELIVERED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(8 * 1024 - 1);
 
 /// Something that another replica should do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +54,8 @@ pub(super) struct Exchange {
     database: PostgresDatabase,
     changes: Changes,
     read: Mutex<LettersRead>,
+    /// How many KiB of clients' messages may be handed on.
+    delivered: DefaultDirectRateLimiter,
 }
 
 /// Which letters to all this replica has read.
@@ -72,12 +81,39 @@ impl Exchange {
             database,
             changes,
             read: Mutex::default(),
+            delivered: RateLimiter::direct(Quota::per_second(DELIVERED_PER_SECOND).allow_burst(DELIVERED_AT_ONCE)),
         }
+    }
+
+    /// Hands a message of a client to the session at another replica, or at [`ALL`]; gives up when clients send so much
+    /// that letters would fill the database.
+    pub(super) async fn deliver(
+        &self,
+        replica: &str,
+        session: &str,
+        message: ClientJsonRpcMessage,
+    ) -> Result<(), DatabaseError> {
+        let letter = serde_json::to_string(&Letter::Deliver {
+            session: session.to_owned(),
+            message: Box::new(message),
+        })?;
+        let kibibytes = u32::try_from(letter.len() / 1024 + 1).ok().and_then(NonZeroU32::new);
+        if !kibibytes.is_some_and(|kibibytes| matches!(self.delivered.check_n(kibibytes), Ok(Ok(())))) {
+            tracing::warn!(
+                bytes = letter.len(),
+                "a client's message to a call at another replica is lost: clients send too many of them"
+            );
+            return Ok(());
+        }
+        self.send(replica, letter).await
     }
 
     /// Writes a letter to one replica, or to [`ALL`].
     pub(super) async fn write(&self, replica: &str, letter: &Letter) -> Result<(), DatabaseError> {
-        let letter = serde_json::to_string(letter)?;
+        self.send(replica, serde_json::to_string(letter)?).await
+    }
+
+    async fn send(&self, replica: &str, letter: String) -> Result<(), DatabaseError> {
         let insert = "INSERT INTO mcp_letters (replica, letter) VALUES ($1, $2)";
         let connection = self.database.connection().await?;
         connection.query(insert, &[&replica, &letter]).await?;

@@ -36,6 +36,8 @@ use crate::database::{Database, DatabaseError};
 use crate::lock;
 use crate::mcp::headers;
 
+/// Longest id of a call, in bytes, by which other replicas are told of its cancellation.
+const ID_MAX: usize = 256;
 /// Logs of one call that wait to be sent.
 const LOGS_WAITING: usize = 16;
 /// Shortest and longest time between two looks at which sessions must leave memory.
@@ -287,6 +289,14 @@ impl SharedSessions {
         }
     }
 
+    async fn deliver(&self, replica: &str, session: &SessionId, message: ClientJsonRpcMessage) {
+        if let Some(exchange) = &self.carrier.exchange
+            && let Err(error) = exchange.deliver(replica, session, message).await
+        {
+            tracing::warn!(%error, "cannot hand a message on to another replica");
+        }
+    }
+
     async fn write(&self, replica: &str, letter: &Letter) {
         if let Some(exchange) = &self.carrier.exchange
             && let Err(error) = exchange.write(replica, letter).await
@@ -477,26 +487,12 @@ impl SessionManager for SharedSessions {
         if let Some(place) = addressed(&mut message)
             && place.stream.replica != self.replica
         {
-            let session = id.as_ref().to_owned();
-            self.write(
-                &place.stream.replica,
-                &Letter::Deliver {
-                    session,
-                    message: Box::new(message),
-                },
-            )
-            .await;
+            self.deliver(&place.stream.replica, id, message).await;
             return Ok(());
         }
-        if self.carrier.exchange.is_some()
-            && let Some(message) = cancellation(&message)
-        {
+        if let Some(message) = cancellation(&message) {
             // Which replica runs the call is not known.
-            let letter = Letter::Deliver {
-                session: id.as_ref().to_owned(),
-                message: Box::new(message),
-            };
-            self.write(ALL, &letter).await;
+            self.deliver(ALL, id, message).await;
         }
         self.local.accept_message(id, message).await
     }
@@ -529,7 +525,8 @@ pub(in crate::mcp) fn takes_empty_events(request: &HeaderMap) -> bool {
         .is_some_and(|version| version >= ProtocolVersion::V_2025_11_25.as_str())
 }
 
-/// What other replicas must know of a cancellation: which call it is of, and not why, which may be long.
+/// What other replicas must know of a cancellation: which call it is of, and not why, which may be long. A call whose id
+/// is longer than [`ID_MAX`] is cancelled only where the message arrives.
 fn cancellation(message: &ClientJsonRpcMessage) -> Option<ClientJsonRpcMessage> {
     let ClientJsonRpcMessage::Notification(notification) = message else {
         return None;
@@ -537,7 +534,11 @@ fn cancellation(message: &ClientJsonRpcMessage) -> Option<ClientJsonRpcMessage> 
     let ClientNotification::CancelledNotification(cancelled) = &notification.notification else {
         return None;
     };
-    let params = CancelledNotificationParam::new(cancelled.params.request_id.clone(), None);
+    let id = cancelled.params.request_id.clone()?;
+    if matches!(&id, RequestId::String(id) if id.len() > ID_MAX) {
+        return None;
+    }
+    let params = CancelledNotificationParam::new(Some(id), None);
     let cancelled = ClientNotification::CancelledNotification(CancelledNotification::new(params));
     Some(ClientJsonRpcMessage::notification(cancelled))
 }

@@ -45,14 +45,13 @@ pub(super) fn name(field: &str, name: &str, max: usize) -> Result<(), ToolError>
     Ok(())
 }
 
-/// Metadata must be an object of at most 10 KiB.
-pub(super) fn metadata(metadata: Option<Map<String, Value>>) -> Result<Option<Value>, ToolError> {
+/// Metadata must be an object of at most `max` bytes.
+pub(super) fn metadata(metadata: Option<Map<String, Value>>, max: usize) -> Result<Option<Value>, ToolError> {
     let Some(metadata) = metadata.map(Value::Object) else {
         return Ok(None);
     };
     let size = metadata.to_string().len();
-    if size > limits::METADATA_BYTES_MAX {
-        let max = limits::METADATA_BYTES_MAX;
+    if size > max {
         return Err(too_large(
             "metadata",
             format!("metadata has {size} bytes; at most {max} are allowed"),

@@ -15,6 +15,8 @@ pub struct Quotas {
     pub memory_entries_per_agent: i64,
     /// Size of all live memory entries of a named agent.
     pub memory_bytes_per_agent: i64,
+    /// Size of the metadata of one session, message or memory entry.
+    pub metadata_bytes: usize,
 }
 
 impl Default for Quotas {
@@ -26,6 +28,7 @@ impl Default for Quotas {
             session_timeout: Duration::from_hours(1),
             memory_entries_per_agent: 1_000,
             memory_bytes_per_agent: 100 * 1024 * 1024,
+            metadata_bytes: 10 * 1024,
         }
     }
 }
@@ -38,8 +41,6 @@ pub const AGENT_TYPE_MAX: usize = 50;
 pub const PURPOSE_MAX: usize = 1_000;
 /// Longest message.
 pub const CONTENT_MAX: usize = 100_000;
-/// Largest metadata.
-pub const METADATA_BYTES_MAX: usize = 10 * 1024;
 /// Longest key of a memory entry.
 pub const KEY_MAX: usize = 255;
 /// Longest life of a memory entry with an expiry, in seconds: one year.

@@ -31,7 +31,7 @@ struct SetMemory {
     /// Seconds the entry lives, at most a year; left out or 0 for ever.
     #[schemars(range(min = 0, max = 31_536_000))]
     expires_in: Option<i64>,
-    /// Free-form object of at most 10 KiB.
+    /// Free-form object of at most 10 KiB, unless this server is set otherwise.
     metadata: Option<serde_json::Map<String, Value>>,
     /// Whether to replace an existing entry.
     #[serde(default = "yes")]
@@ -110,7 +110,7 @@ impl SharedContext {
         let caller = self.caller(claim, Permission::Write, "set_memory", &context).await?;
         checks::text("key", &arguments.key, limits::KEY_MAX)?;
         let session_id = arguments.session_id.map(checks::session_id).transpose()?;
-        let metadata = checks::metadata(arguments.metadata)?;
+        let metadata = checks::metadata(arguments.metadata, self.quotas.metadata_bytes)?;
         if let Some(seconds) = arguments.expires_in {
             checks::range("expires_in", seconds, 0, limits::EXPIRES_IN_MAX)?;
         }

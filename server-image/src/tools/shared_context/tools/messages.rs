@@ -27,7 +27,7 @@ struct AddMessage {
     /// own type), `admin_only` (agents with the permission admin, which is needed to send it, too).
     #[serde(default = "public")]
     visibility: Visibility,
-    /// Free-form object of at most 10 KiB.
+    /// Free-form object of at most 10 KiB, unless this server is set otherwise.
     metadata: Option<serde_json::Map<String, Value>>,
     /// Message of the same session that this one answers.
     parent_message_id: Option<i64>,
@@ -99,7 +99,7 @@ impl SharedContext {
         caller.require(Permission::Write)?;
         let session_id = checks::session_id(arguments.session_id)?;
         checks::text("content", &arguments.content, limits::CONTENT_MAX)?;
-        let metadata = checks::metadata(arguments.metadata)?;
+        let metadata = checks::metadata(arguments.metadata, self.quotas.metadata_bytes)?;
         let message = NewMessage {
             session_id,
             sender: caller.agent().clone(),

@@ -22,7 +22,7 @@ struct CreateSession {
     /// What the session is for.
     #[schemars(length(min = 1, max = 1_000))]
     purpose: String,
-    /// Free-form object of at most 10 KiB.
+    /// Free-form object of at most 10 KiB, unless this server is set otherwise.
     metadata: Option<serde_json::Map<String, Value>>,
     /// Your agent id, where no token proves it; "anonymous" if left out.
     agent_id: Option<String>,
@@ -70,7 +70,7 @@ impl SharedContext {
             .caller(claim, Permission::Write, "create_session", &context)
             .await?;
         checks::text("purpose", &arguments.purpose, limits::PURPOSE_MAX)?;
-        let metadata = checks::metadata(arguments.metadata)?;
+        let metadata = checks::metadata(arguments.metadata, self.quotas.metadata_bytes)?;
         let id = format!("session_{}", &Uuid::new_v4().simple().to_string()[..16]);
         let session = NewSession {
             id,
