@@ -168,7 +168,11 @@ async fn authenticate(State(auth): State<Arc<Auth>>, mut request: Request, next:
             next.run(request).await
         }
         Err(refusal) => {
-            auth.metrics.verified(refusal.reason(), started.elapsed());
+            match refusal {
+                // There was nothing to verify, and no time counts as fast.
+                Refusal::Missing | Refusal::Malformed(_) => auth.metrics.refused(refusal.reason()),
+                _ => auth.metrics.verified(refusal.reason(), started.elapsed()),
+            }
             tracing::debug!(reason = refusal.reason(), %refusal, "a request was refused");
             if matches!(refusal, Refusal::Forged(_))
                 && let Err(limited) = auth.failures.count(request.extensions(), request.headers())

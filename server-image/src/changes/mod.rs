@@ -386,6 +386,16 @@ mod tests {
         assert_eq!(news(&listener), BTreeSet::from(beneath));
     }
 
+    /// An agent whose id looks like a path beneath another's memory must not hear when that one remembers something.
+    #[test]
+    fn nothing_is_beneath_an_agents_memory() {
+        let changes = Changes::alone();
+        let (own, other) = (resource("agent://a/memory"), resource("agent://a/memory/x/memory"));
+        let listener = changes.follow([own.clone(), other]);
+        changes.resource_updated("agent://a/memory");
+        assert_eq!(news(&listener), BTreeSet::from([own]));
+    }
+
     /// Whoever hears of a resource reads it at once. If that shows what was before, no news makes up for it.
     #[tokio::test(start_paused = true)]
     async fn news_of_a_resource_comes_when_all_replicas_show_it() {

@@ -22,11 +22,14 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// From the first to before the first beyond the resources beneath this one; empty for what is no resource.
+    /// From the first to before the first beyond the resources beneath this one; empty for what is no resource, and for
+    /// agents' resources: ids of agents have slashes, so what reads as beneath one agent's is another agent's.
     pub(super) fn beneath(&self) -> Range<Self> {
         match self {
             // The character after the slash.
-            Self::Resource(uri) => Self::Resource(format!("{uri}/"))..Self::Resource(format!("{uri}0")),
+            Self::Resource(uri) if !uri.starts_with("agent://") => {
+                Self::Resource(format!("{uri}/"))..Self::Resource(format!("{uri}0"))
+            }
             other => other.clone()..other.clone(),
         }
     }

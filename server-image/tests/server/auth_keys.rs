@@ -98,6 +98,8 @@ async fn a_key_opens_what_it_is_for() {
             "{result}"
         );
     }
+    let verified = scrape.value("mcp_auth_request_duration_seconds_count", &[]);
+    assert_eq!(verified, 5.0 + 3.0, "what there was to verify is timed");
 }
 
 /// What a tool shows only to some must not be had by others as a resource, as a prompt or as news.

@@ -113,6 +113,7 @@ async fn connections_beyond_the_limit_wait() {
     let request = "GET /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
     let (first, second) = (connect(address, "").await, connect(address, "").await);
     server.until_metric("mcp_open_connections", 2.0).await;
+    assert_eq!(server.scrape().await.value("mcp_connection_limit", &[]), 2.0);
     let third = tokio::spawn(last_words(connect(address, request).await));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!third.is_finished(), "there is no place yet");
