@@ -1,13 +1,14 @@
 //! The memory of the container: how much there is, how much is used, and what to give up before the kernel kills.
 //!
 //! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
-//! by steps only when use is below [`CALM`], so that it does not swing. What counts is what the kernel cannot get back
+//! by steps only when use is below [`CALM`], so that it does not swing. At [`FULL`] there is no cache left to give up, and
+//! nobody new is let in who stays: no session, no subscription. What counts is what the kernel cannot get back
 //! by itself: the control group's use without the pages of files, which it drops before it kills.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
@@ -19,6 +20,8 @@ use crate::metrics::at_scrape;
 
 /// Part of the limit at which caches shrink.
 pub const WARN: f64 = 0.8;
+/// Part of the limit at which no more is kept for clients: what is left is for calls.
+pub const FULL: f64 = 0.9;
 /// Part of the limit below which they may grow again.
 pub const CALM: f64 = 0.7;
 /// Time between two looks: a busy server fills the last fifth of a small container within a second.
@@ -94,6 +97,7 @@ fn usage_of(group: &Path) -> Option<Usage> {
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     pressure: Arc<AtomicU64>,
+    is_full: Arc<AtomicBool>,
 }
 
 impl Guard {
@@ -123,6 +127,12 @@ impl Guard {
         );
     }
 
+    /// Whether there is no room for anything that stays; false where there is no limit, and before [`Self::watch`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
     /// Watches until dropped; ends at once where there is no limit.
     pub async fn watch(self, cache: Cache) {
         if usage().is_none() {
@@ -134,6 +144,15 @@ impl Guard {
             sleep(LOOK).await;
             // It cannot be read when there are no more file descriptors, and can again when some are free.
             let Some(usage) = usage() else { continue };
+            let is_full = usage.ratio() >= FULL;
+            if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {
+                tracing::warn!(
+                    used = usage.used,
+                    limit = usage.limit,
+                    "memory is nearly full: new sessions and subscriptions are refused"
+                );
+            }
+            self.is_full.store(is_full, Ordering::Relaxed);
             let allowed = allowed(usage, cache.capacity(), cache.bytes());
             let has_settled = |wanted: &Allowed| last.as_ref().is_none_or(|last| last.has_settled(*wanted, usage));
             match allowed.filter(has_settled) {

@@ -40,6 +40,7 @@ use crate::auth::{Principal, until_asked_again};
 use crate::database::DatabaseError;
 use crate::drain::{Drain, OpenRequest};
 use crate::guard::{Guard, Wanted};
+use crate::memory;
 use crate::metrics::at_scrape;
 use crate::metrics::requests::Operation;
 use crate::metrics::sessions::SessionMetrics;
@@ -77,6 +78,8 @@ pub struct Options {
     pub guard: Guard,
     /// Who is told of each request.
     pub observer: Arc<Observer>,
+    /// Whether there is room for what stays.
+    pub memory: memory::Guard,
 }
 
 /// What the endpoint is made of.
@@ -90,6 +93,7 @@ pub struct Endpoint {
     pub(super) observer: Arc<Observer>,
     pub(super) drain: Drain,
     pub(super) guard: Guard,
+    memory: memory::Guard,
     stop: CancellationToken,
 }
 
@@ -133,6 +137,7 @@ impl Endpoint {
             observer: options.observer,
             drain,
             guard: options.guard,
+            memory: options.memory,
             stop: options.stop,
         })
     }
@@ -255,6 +260,12 @@ impl Endpoint {
         open: OpenRequest,
     ) -> Response {
         match kind {
+            Kind::Request { .. } | Kind::Listen if kind.stays() && self.memory.is_full() => {
+                let id = message::wanted(kind, request.body()).id;
+                let message = "this server has no memory for another session or subscription now";
+                let (seconds, status) = (u64::from(RETRY_SECONDS), StatusCode::SERVICE_UNAVAILABLE);
+                refused_for(seconds, status, "memory_full", message, &id)
+            }
             Kind::Request { .. } if kind.is_initialize() && weight(request.body()) > INITIALIZE_MAX => {
                 let id = message::wanted(kind, request.body()).id;
                 let message = "initialize takes more than 64 KiB of memory; say less of the client";

@@ -91,6 +91,11 @@ impl Kind {
     pub(super) fn is_initialize(self) -> bool {
         matches!(self, Self::Request { method, .. } if method == INITIALIZE)
     }
+
+    /// Whether the server keeps something for its client when it is answered.
+    pub(super) fn stays(self) -> bool {
+        self == Self::Listen || self.is_initialize()
+    }
 }
 
 #[derive(Deserialize)]

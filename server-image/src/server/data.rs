@@ -16,7 +16,7 @@ pub(crate) struct DataParts {
     pub(crate) database: Database,
     pub(crate) changes: Changes,
     pub(crate) cache: Cache,
-    memory: memory::Guard,
+    pub(super) memory: memory::Guard,
 }
 
 impl DataParts {

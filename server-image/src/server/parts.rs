@@ -116,6 +116,7 @@ impl Parts {
             stop: stop.clone(),
             guard: Guard::new(auth.clone(), limits),
             observer,
+            memory: data.memory.clone(),
         };
         let endpoint = Endpoint::new(
             catalog,

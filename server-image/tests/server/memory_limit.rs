@@ -38,19 +38,24 @@ async fn health(process: &Process) -> Value {
     answer.json().await.unwrap()
 }
 
-/// A cache that was set larger than the container is a mistake that anybody makes. It must cost hits, and not the
-/// server: the kernel ends it without a word, with every request that is running.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cache_shrinks_before_the_kernel_kills() {
-    let group = match MemoryGroup::with_limit(LIMIT) {
-        Ok(group) => group,
+/// A group of so much memory; `None` where nobody can make one.
+fn limited() -> Option<MemoryGroup> {
+    match MemoryGroup::with_limit(LIMIT) {
+        Ok(group) => Some(group),
         // A machine on which nobody can make a group would never find out that the server is killed.
         Err(error) if Uid::effective().is_root() => panic!("root cannot limit memory on this machine: {error}"),
         Err(error) => {
             eprintln!("skipped: limiting memory takes root: {error}");
-            return;
+            None
         }
-    };
+    }
+}
+
+/// A cache that was set larger than the container is a mistake that anybody makes. It must cost hits, and not the
+/// server: the kernel ends it without a word, with every request that is running.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_shrinks_before_the_kernel_kills() {
+    let Some(group) = limited() else { return };
     let capacity = 2 * LIMIT;
     // A file would be in the group's memory too, as long as it is not written to the disk.
     let database = SHARED.database().await;
@@ -106,4 +111,49 @@ async fn the_cache_shrinks_before_the_kernel_kills() {
     assert!(process.runs());
     // Nothing is lost: what the cache does not hold is in the database.
     fill(&process, 0).await;
+}
+
+/// Each client may leave a little at the server, and clients are free: the kernel ends a server that takes in all of them,
+/// with the calls of everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_lets_nobody_in_who_stays() {
+    let Some(group) = limited() else { return };
+    let database = SHARED.database().await;
+    let flags = ["--database-url", &database, "--session-idle-seconds", "3600"];
+    let mut process = Process::start_in(&group, &flags).await;
+    let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1", "title": "x".repeat(50_000)}}});
+    let mut sessions = 0;
+    let refused = loop {
+        let answer = process.client.post().json(&initialize).send().await.unwrap();
+        if answer.status() != 200 {
+            break answer;
+        }
+        sessions += 1;
+        assert!(sessions < 2_000, "there is no end of them");
+    };
+    assert!(sessions > 50, "{sessions} sessions fit");
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let answer: Value = refused.json().await.unwrap();
+    assert_eq!(answer["error"]["data"]["reason"], "memory_full", "{answer}");
+    let listen = process
+        .client
+        .modern("subscriptions/listen", json!({"notifications": {}}));
+    assert_eq!(listen.send().await.unwrap().status(), 503);
+    process
+        .until_logged("it says so", |line| {
+            line["level"] == "WARN"
+                && line["message"]
+                    .as_str()
+                    .is_some_and(|said| said.contains("nearly full"))
+        })
+        .await;
+    for number in 0..50 {
+        let entry = json!({"key": number.to_string(), "value": "v"});
+        assert_eq!(process.client.call("set_memory", entry).await["success"], true);
+    }
+    assert_eq!(group.kills(), 0, "the kernel has killed nothing");
+    assert!(process.runs());
 }
