@@ -28,22 +28,36 @@ pub struct Migration {
     pub name: &'static str,
     /// Statements for Postgres 15 or newer, which run in one transaction, perhaps more than once: when they do not get
     /// to a table soon they are rolled back, so that nobody waits behind them for long. One that begins with
-    /// `CREATE INDEX CONCURRENTLY IF NOT EXISTS` must be alone: it runs by itself after all others, and neither readers
-    /// nor writers wait for it.
+    /// `CREATE INDEX CONCURRENTLY IF NOT EXISTS` or `DROP INDEX CONCURRENTLY IF EXISTS` must be alone: it runs by itself
+    /// after all others, and neither readers nor writers wait for it.
     pub postgres: &'static str,
     /// Statements for SQLite.
     pub sqlite: &'static str,
 }
 
+/// What a step does while the database is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Online {
+    /// Builds the index of this name.
+    Build(&'static str),
+    /// Drops it.
+    Drop(&'static str),
+}
+
 impl Migration {
-    /// Name of the index that the step builds while the database is in use; `None` for a step of another kind.
+    /// What the step does while the database is in use; `None` for a step of another kind.
     #[must_use]
-    pub fn online_index(&self) -> Option<&'static str> {
-        let rest = self
-            .postgres
-            .trim_start()
-            .strip_prefix("CREATE INDEX CONCURRENTLY IF NOT EXISTS")?;
-        rest.split_whitespace().next()
+    pub fn online(&self) -> Option<Online> {
+        let index = |prefix| {
+            self.postgres
+                .trim_start()
+                .strip_prefix(prefix)?
+                .split_whitespace()
+                .next()
+        };
+        index("CREATE INDEX CONCURRENTLY IF NOT EXISTS")
+            .map(Online::Build)
+            .or_else(|| index("DROP INDEX CONCURRENTLY IF EXISTS").map(Online::Drop))
     }
 }
 
@@ -146,8 +160,9 @@ impl Database {
         }
     }
 
-    /// The second part of [`Self::migrate`]: indexes that are built while the database is in use, which may take hours
-    /// and keeps one connection of the pool meanwhile, at the replica that builds. Nothing for a SQLite file.
+    /// The second part of [`Self::migrate`]: indexes that are built or dropped while the database is in use, which may
+    /// take hours and keeps one connection of the pool meanwhile, at the replica that builds, and at each that drops.
+    /// Nothing for a SQLite file.
     ///
     /// # Errors
     /// [`DatabaseError`] when the database cannot be reached or refuses a statement.

@@ -13,7 +13,7 @@ use mcp_server::server::Fixtures;
 use mcp_server::tools::shared_context::limits::Quotas;
 use mcp_server::tools::shared_context::{
     self, Agent, BATCH, Cleaning, MemoryQuery, MemoryScope, MessageQuery, NewMemory, NewMessage, NewSession, NewToken,
-    Permission, Refusal, Storage, TokenHash, Visibility,
+    Permission, Place, Refusal, Storage, TokenHash, Visibility,
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -34,6 +34,13 @@ const FILL: &str = "
         SELECT 'session_' || lpad(to_hex(i), 16, '0'), 'p', 'agent' || i % 100 FROM generate_series(1, 5000) i;
     INSERT INTO messages (session_id, sender, content, visibility)
         SELECT 'session_' || lpad(to_hex(i % 500 + 1), 16, '0'), 'agent' || i % 100, 'm', 'public' FROM generate_series(1, 50000) i;
+    INSERT INTO sessions (id, purpose, created_by, is_active, message_count, created_at, updated_at)
+        SELECT 'old' || i, 'p', 'a', i % 2 = 0, CASE i WHEN 1 THEN 2000 ELSE 2 END, now() - interval '60 days' + i * interval '1 second',
+               now() - interval '50 days' FROM generate_series(1, 15000) i;
+    INSERT INTO messages (session_id, sender, content, visibility)
+        SELECT 'old' || CASE WHEN i < 2000 THEN 1 ELSE i % 15000 + 1 END, 'a', 'm', 'public' FROM generate_series(1, 17000) i;
+    INSERT INTO messages (session_id, sender, content, visibility, parent_message_id)
+        SELECT session_id, 'a', 'm', 'public', id FROM messages WHERE sender = 'a' AND session_id <> 'old1';
     INSERT INTO agent_memory (agent_id, key, value, size_bytes, expires_at)
         SELECT 'agent' || i % 100, i, '1', 1, CASE WHEN i % 2 = 0 THEN now() + interval '1 day' END FROM generate_series(1, 20000) i;
     INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, expires_at)
@@ -186,11 +193,12 @@ async fn run_everything(storage: &dyn Storage, round: u8) {
         Cleaning::ExpiredMemory,
         Cleaning::ExpiredTokens,
         Cleaning::InactiveSessions(month),
-        Cleaning::MessagesOfClosedSessions(month),
         Cleaning::ClosedSessions(month),
         Cleaning::AuditLog(month),
     ] {
-        storage.clean(chore, BATCH).await.unwrap();
+        let cleaned = storage.clean(chore, &Place::default(), BATCH).await.unwrap();
+        let is_of_sessions = matches!(chore, Cleaning::InactiveSessions(_) | Cleaning::ClosedSessions(_));
+        assert_eq!(cleaned.rows > 0, is_of_sessions, "{chore:?}");
     }
 }
 
@@ -214,6 +222,94 @@ async fn no_call_scans_a_table() {
     drop((storage, database));
     until_gone(&observer).await;
     assert_eq!(scans(&observer, &tables).await, before, "scans by table");
+}
+
+/// Old sessions in use and closed ones that are kept, and much of what has ended.
+const FILL_OLD: &str = "
+    INSERT INTO sessions (id, purpose, created_by, is_active, created_at)
+        SELECT 'session_' || i, 'p', 'a', i % 2 = 0, now() - interval '60 days' + i / 10 * interval '1 second'
+        FROM generate_series(1, 40000) i;
+    INSERT INTO agent_memory (agent_id, key, value, size_bytes, expires_at)
+        SELECT 'a', i, '1', 1, now() - interval '1 day' FROM generate_series(1, 20000) i;
+    INSERT INTO secure_tokens (token_hash, agent_id, agent_type, permissions, is_proven, expires_at)
+        SELECT sha256(i::text::bytea), 'a', 't', '[]', true, now() - interval '1 day' FROM generate_series(1, 20000) i;
+    INSERT INTO audit_log (agent_id, action, at) SELECT 'a', 'a', now() - interval '60 days' FROM generate_series(1, 20000) i;
+    ANALYZE;
+";
+
+/// Rows that were looked at, by index or without one.
+async fn looked_at(database: &Client, tables: &[&str]) -> i64 {
+    database
+        .batch_execute("SELECT pg_stat_force_next_flush()")
+        .await
+        .unwrap();
+    let counted = "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname::text = ANY($1))::bigint \
+                   + (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname::text = ANY($1))::bigint";
+    database.query_one(counted, &[&tables]).await.unwrap().get(0)
+}
+
+/// Sessions that stay must not be looked at again and again for those that go, nor by a replica that only finds that
+/// another one cleans up: with a million of them no step would end in time, and nothing would be removed any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_the_clean_up_looks_at_no_more_than_a_batch() {
+    let tables = ["sessions", "agent_memory", "secure_tokens", "audit_log"];
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    drop(open(&target, shared_context::MIGRATIONS).await);
+    let observer = connect(&url).await;
+    observer.batch_execute(FILL_OLD).await.unwrap();
+    let month = Duration::from_hours(30 * 24);
+    let sessions = [Cleaning::InactiveSessions(month), Cleaning::ClosedSessions(month)];
+    let others = [
+        Cleaning::ExpiredMemory,
+        Cleaning::ExpiredTokens,
+        Cleaning::AuditLog(month),
+    ];
+
+    // Postgres may look at the ends of an index to make a plan.
+    let few = 100;
+    let lock = 0x6d63_7063_6c65_616e_i64;
+    observer.query("SELECT pg_advisory_lock($1)", &[&lock]).await.unwrap();
+    until_gone(&observer).await;
+    let before = looked_at(&observer, &tables).await;
+    let database = open(&target, shared_context::MIGRATIONS).await;
+    let storage = shared_context::open(&database, Quotas::default());
+    for chore in sessions.into_iter().chain(others) {
+        for _ in 0..TIMES {
+            let cleaned = storage.clean(chore, &Place::default(), BATCH).await.unwrap();
+            assert_eq!(
+                (cleaned.rows, cleaned.next),
+                (0, None),
+                "{chore:?}: another one does it"
+            );
+        }
+    }
+    drop((storage, database));
+    until_gone(&observer).await;
+    let looked = looked_at(&observer, &tables).await - before;
+    assert!(looked < few, "without the lock: {looked}");
+
+    observer.query("SELECT pg_advisory_unlock($1)", &[&lock]).await.unwrap();
+    let database = open(&target, shared_context::MIGRATIONS).await;
+    let storage = shared_context::open(&database, Quotas::default());
+    let mut steps = 0;
+    for chore in sessions {
+        let mut place = Some(Place::default());
+        while let Some(from) = place {
+            let cleaned = storage.clean(chore, &from, BATCH).await.unwrap();
+            assert_eq!(cleaned.rows, 0, "{chore:?}: all are kept");
+            place = cleaned.next;
+            steps += 1;
+        }
+    }
+    drop((storage, database));
+    until_gone(&observer).await;
+    assert_eq!(steps, 2 * (20_000 / BATCH + 1), "a batch in each step");
+    let looked = looked_at(&observer, &tables).await - before;
+    assert!(
+        (40_000..40_000 + 2 * few).contains(&looked),
+        "each is looked at once, in {steps} steps: {looked}"
+    );
 }
 
 /// What a session of a client up to 2025-11-25 does, with its requests at two replicas.

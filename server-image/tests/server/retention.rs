@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use mcp_server::database::{Database, DatabaseTarget, Migration};
 use mcp_server::tools::shared_context::{
-    self, BATCH, Cleaning, MemoryQuery, MemoryScope, NewMemory, NewSession, RetentionSettings, Storage,
+    self, BATCH, Cleaning, MemoryQuery, MemoryScope, NewMemory, NewSession, Place, RetentionSettings, Storage,
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -19,11 +19,10 @@ use crate::support::until;
 const WEEK: Duration = Duration::from_hours(7 * 24);
 const MONTH: Duration = Duration::from_hours(30 * 24);
 
-const ALL: [Cleaning; 6] = [
+const ALL: [Cleaning; 5] = [
     Cleaning::ExpiredMemory,
     Cleaning::ExpiredTokens,
     Cleaning::InactiveSessions(WEEK),
-    Cleaning::MessagesOfClosedSessions(MONTH),
     Cleaning::ClosedSessions(MONTH),
     Cleaning::AuditLog(MONTH),
 ];
@@ -54,26 +53,78 @@ async fn session(database: &TestDatabase, id: &str, created: i64, changed: i64, 
         .await;
 }
 
-/// Messages in a session, each the answer to the one before.
-async fn thread(database: &TestDatabase, id: &str, messages: i64) {
+/// Messages in an empty session, each the answer to the one before; the session counts as many as `counted`.
+async fn thread(database: &TestDatabase, id: &str, messages: i64, counted: i64) {
+    let first = "SELECT coalesce(max(id), 0) + 1 FROM messages";
+    let count = format!("UPDATE sessions SET message_count = {counted} WHERE id = '{id}'");
     database
         .execute(
             &format!(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages}) \
+                "WITH RECURSIVE first(f) AS ({first}), \
+                 n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {messages} - 1) \
                  INSERT INTO messages (id, session_id, sender, content, visibility, parent_message_id, created_at) \
-                 SELECT i, '{id}', 'ann', 'm', 'public', nullif(i - 1, 0), 0 FROM n"
+                 SELECT f + i, '{id}', 'ann', 'm', 'public', iif(i > 0, f + i - 1, NULL), 0 FROM first, n; {count}"
             ),
             &format!(
-                "INSERT INTO messages (id, session_id, sender, content, visibility, parent_message_id) OVERRIDING SYSTEM VALUE \
-                 SELECT i, '{id}', 'ann', 'm', 'public', nullif(i - 1, 0) FROM generate_series(1, {messages}) i"
+                "WITH first(f) AS ({first}) \
+                 INSERT INTO messages (id, session_id, sender, content, visibility, parent_message_id) OVERRIDING SYSTEM VALUE \
+                 SELECT f + i, '{id}', 'ann', 'm', 'public', CASE WHEN i > 0 THEN f + i - 1 END \
+                 FROM first, generate_series(0, {messages} - 1) i; {count}"
             ),
         )
         .await;
 }
 
+/// Many sessions, each with `messages`, created `created` days ago, a thousand of them in the same moment, and last
+/// changed `changed` days ago.
+async fn many(
+    database: &TestDatabase,
+    name: &str,
+    number: i64,
+    created: i64,
+    changed: i64,
+    is_active: bool,
+    messages: i64,
+) {
+    database
+        .execute(
+            &format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {number}) \
+                 INSERT INTO sessions (id, purpose, created_by, is_active, message_count, created_at, updated_at) \
+                 SELECT i || '{name}', 'p', 'ann', {is_active}, {messages}, \
+                   (unixepoch() - {created} * 86400 + i / 1000) * 1000000, (unixepoch() - {changed} * 86400) * 1000000 FROM n; \
+                 WITH RECURSIVE m(j) AS (SELECT 0 UNION ALL SELECT j + 1 FROM m WHERE j < {messages}) \
+                 INSERT INTO messages (session_id, sender, content, visibility, created_at) \
+                 SELECT id, 'ann', 'm', 'public', 0 FROM sessions, m WHERE id LIKE '%{name}' AND j > 0"
+            ),
+            &format!(
+                "INSERT INTO sessions (id, purpose, created_by, is_active, message_count, created_at, updated_at) \
+                 SELECT i || '{name}', 'p', 'ann', {is_active}, {messages}, \
+                   now() - interval '{created} days' + i / 1000 * interval '1 second', now() - interval '{changed} days' \
+                 FROM generate_series(1, {number}) i; \
+                 INSERT INTO messages (session_id, sender, content, visibility) \
+                 SELECT id, 'ann', 'm', 'public' FROM sessions, generate_series(1, {messages}) WHERE id LIKE '%{name}'"
+            ),
+        )
+        .await;
+}
+
+/// Does all of a chore, and returns in how many steps.
+async fn finish(storage: &dyn Storage, chore: Cleaning) -> i64 {
+    let (mut steps, mut place) = (0, Place::default());
+    loop {
+        let cleaned = storage.clean(chore, &place, BATCH).await.unwrap();
+        assert!(cleaned.rows <= BATCH.unsigned_abs(), "{chore:?}: {cleaned:?}");
+        steps += 1;
+        assert!(steps < 1_000, "{chore:?} does not end");
+        let Some(next) = cleaned.next else { return steps };
+        place = next;
+    }
+}
+
 async fn clean(storage: &dyn Storage) {
     for chore in ALL {
-        while storage.clean(chore, BATCH).await.unwrap() > 0 {}
+        finish(storage, chore).await;
     }
 }
 
@@ -101,7 +152,7 @@ async fn what_has_ended_goes_and_nothing_else() {
         ] {
             session(&database, id, created, changed, is_active).await;
         }
-        thread(&database, "session_0000000000000005", 3_000).await;
+        thread(&database, "session_0000000000000005", 3_000, 3_000).await;
         for (key, session_id) in [
             ("expired", None),
             ("live", None),
@@ -183,6 +234,79 @@ async fn what_has_ended_goes_and_nothing_else() {
                  INSERT INTO checks SELECT count(*) = 3 FROM agent_memory;",
             )
             .await;
+    }
+}
+
+/// A round must not take the longer the more there is that stays, nor a step for each session that goes: at size it
+/// would never end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_takes_as_many_steps_as_there_is_to_remove() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        for (name, number, created, changed, is_active, messages) in [
+            ("one message", 1_500, 40, 31, false, 1),
+            ("two messages", 1_500, 40, 31, false, 2),
+            ("closed, but used", 1_500, 40, 29, false, 1),
+            ("closed, and new", 100, 29, 29, false, 1),
+            ("unused", 1_500, 20, 8, true, 1),
+            ("in use", 1_500, 20, 6, true, 1),
+            ("of this week", 100, 6, 6, true, 1),
+        ] {
+            many(&database, name, number, created, changed, is_active, messages).await;
+        }
+        let steps = finish(storage, Cleaning::InactiveSessions(WEEK)).await;
+        assert_eq!(steps, 3_000 / BATCH + 1, "{kind}: each is looked at once");
+        let steps = finish(storage, Cleaning::ClosedSessions(MONTH)).await;
+        let (looked, removed) = (4_500, 1_500 * 2 + 1_500 * 3);
+        // A batch is not always filled to the last row.
+        let most = looked / BATCH + removed / (BATCH - 2) + 1;
+        assert!(steps <= most, "{kind}: {steps} steps, at most {most} expected");
+        for (name, active, closed) in [
+            ("one message", 0, 0),
+            ("two messages", 0, 0),
+            ("closed, but used", 0, 1_500),
+            ("closed, and new", 0, 100),
+            ("unused", 0, 1_500),
+            ("in use", 1_500, 0),
+            ("of this week", 100, 0),
+        ] {
+            for (is, expected) in [("is_active", active), ("NOT is_active", closed)] {
+                let found = database
+                    .count(&format!("sessions WHERE id LIKE '%{name}' AND {is}"))
+                    .await;
+                assert_eq!(found, expected, "{kind}: {name}, {is}");
+            }
+        }
+        assert_eq!(database.count("messages").await, 4_700, "{kind}: those of what stays");
+    }
+}
+
+/// A session must go however many messages it has, and even if its own count of them is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_larger_than_a_batch_go_step_by_step() {
+    for database in both().await {
+        let (kind, storage) = (database.kind, &*database.storage);
+        let large = 2 * BATCH + 7;
+        for (number, messages, counted) in [
+            (1, large, large),
+            (2, 1, 1),
+            (3, BATCH - 1, BATCH - 1),
+            (4, BATCH, BATCH),
+            (5, 3, 10 * BATCH),
+            (6, 2 * BATCH, 10 * BATCH),
+            (7, large, 0),
+            (8, large, large),
+        ] {
+            let id = format!("session_{number:016x}");
+            session(&database, &id, 40, 31, false).await;
+            thread(&database, &id, messages, counted).await;
+        }
+        session(&database, "session_0000000000000009", 40, 29, false).await;
+        thread(&database, "session_0000000000000009", large, large).await;
+        let steps = finish(storage, Cleaning::ClosedSessions(MONTH)).await;
+        assert!(steps <= 20, "{kind}: {steps} steps");
+        assert_eq!(database.count("sessions").await, 1, "{kind}");
+        assert_eq!(database.count("messages").await, large, "{kind}: those of what stays");
     }
 }
 
@@ -368,35 +492,120 @@ async fn a_migration_that_is_given_up_leaves_nothing_at_work() {
     database.migrate(shared_context::MIGRATIONS).await.unwrap();
 }
 
-/// Memory that is stored for a closed session, while that is being removed, keeps the session: otherwise it would be
-/// gone although it was confirmed.
+/// An index that no statement uses any more goes without anybody waiting for it, however many replicas start at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_dropped_while_the_database_is_in_use() {
+    let url = SHARED.database().await;
+    let target: DatabaseTarget = url.parse().unwrap();
+    let open = || Database::open(&target, 1, &mut Registry::default()).unwrap();
+    open().migrate(shared_context::MIGRATIONS).await.unwrap();
+    let mut writer = connect(&url).await;
+    let other = connect(&url).await;
+    let (index, step) = ("sessions_by_age", "shared_context_9_without_sessions_by_age");
+    assert!(!is_valid(&other, index).await, "it is not in a new database");
+    let create = "CREATE INDEX sessions_by_age ON sessions (created_at)";
+    let half_dropped = "CREATE INDEX sessions_by_age ON sessions (created_at); \
+                        UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'sessions_by_age'::regclass";
+    for left in [create, half_dropped] {
+        other.batch_execute(left).await.unwrap();
+        let forget = "DELETE FROM schema_migrations WHERE name = $1";
+        assert_eq!(other.execute(forget, &[&step]).await.unwrap(), 1, "{left}");
+        let open_transaction = writer.transaction().await.unwrap();
+        let write = "INSERT INTO sessions (id, purpose, created_by) VALUES (gen_random_uuid()::text, 'p', 'a')";
+        open_transaction.batch_execute(write).await.unwrap();
+        let replicas: Vec<Database> = (0..3).map(|_| open()).collect();
+        let migrating = tokio::spawn(async move {
+            let migrate = |replica: Database| async move { replica.migrate(shared_context::MIGRATIONS).await };
+            join_all(replicas.into_iter().map(migrate)).await
+        });
+        until("the index is being dropped", async || {
+            let dropping =
+                "SELECT FROM pg_stat_activity WHERE query LIKE 'DROP INDEX CONCURRENTLY%' AND state = 'active'";
+            (!other.query(dropping, &[]).await.unwrap().is_empty()).then_some(())
+        })
+        .await;
+        tokio::time::timeout(Duration::from_secs(5), other.batch_execute(write))
+            .await
+            .expect("a writer does not wait")
+            .unwrap();
+        assert!(!migrating.is_finished(), "{left}");
+        open_transaction.commit().await.unwrap();
+        for result in migrating.await.unwrap() {
+            result.unwrap();
+        }
+        let gone = "SELECT to_regclass('sessions_by_age') IS NULL";
+        assert!(other.query_one(gone, &[]).await.unwrap().get::<_, bool>(0), "{left}");
+    }
+}
+
+async fn until_waiting(observer: &tokio_postgres::Client) {
+    until("the removal waits for the row", async || {
+        let waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (observer.query(waiting, &[]).await.unwrap().len() == 1).then_some(())
+    })
+    .await;
+}
+
+/// Memory that is stored for a closed session, while that is being removed, keeps the session, and all of it: otherwise
+/// it would be gone although it was confirmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_used_while_it_is_removed_stays() {
     let [_, database] = both().await;
-    let id = "session_0000000000000001";
-    session(&database, id, 60, 60, false).await;
     let (blocker, observer) = (connect(&database.url).await, connect(&database.url).await);
     let number = async |sql: &str| observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
-    // What `set_memory` does, not yet committed.
-    blocker
+    for (id, messages) in [("session_0000000000000001", 3), ("session_0000000000000002", 2 * BATCH)] {
+        session(&database, id, 60, 60, false).await;
+        thread(&database, id, messages, messages).await;
+        // What `set_memory` does, not yet committed.
+        blocker
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
+                 VALUES ('ann', '{id}', 'k', '1', 1); \
+                 UPDATE sessions SET updated_at = now() WHERE id = '{id}'"
+            ))
+            .await
+            .unwrap();
+        let cleaning = tokio::spawn({
+            let storage = Arc::clone(&database.storage);
+            async move { finish(&*storage, Cleaning::ClosedSessions(MONTH)).await }
+        });
+        until_waiting(&observer).await;
+        blocker.batch_execute("COMMIT").await.unwrap();
+        assert!(cleaning.await.unwrap() <= 2, "{id}");
+        let left = format!("SELECT count(*) FROM messages WHERE session_id = '{id}'");
+        assert_eq!(number(&left).await, messages, "{id}: nothing is removed");
+        let left = format!("SELECT count(*) FROM agent_memory WHERE session_id = '{id}'");
+        assert_eq!(number(&left).await, 1, "{id}");
+    }
+}
+
+/// Two replicas that come to the same large session must not take it for one that counts wrong, and delete the rest of
+/// it at once: that may take longer than a statement may, and then it would never go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_session_goes_step_by_step_whoever_else_is_at_it() {
+    let [_, database] = both().await;
+    let (other, observer) = (connect(&database.url).await, connect(&database.url).await);
+    let id = "session_0000000000000001";
+    session(&database, id, 60, 60, false).await;
+    thread(&database, id, 3 * BATCH, 3 * BATCH).await;
+    // A step of another replica, not yet committed.
+    other
         .batch_execute(&format!(
-            "BEGIN; INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
-             VALUES ('ann', '{id}', 'k', '1', 1); \
-             UPDATE sessions SET updated_at = now()"
+            "BEGIN; DELETE FROM messages WHERE id IN (SELECT id FROM messages ORDER BY id DESC LIMIT {BATCH}); \
+             UPDATE sessions SET message_count = message_count - {BATCH}"
         ))
         .await
         .unwrap();
     let cleaning = tokio::spawn({
         let storage = Arc::clone(&database.storage);
-        async move { storage.clean(Cleaning::ClosedSessions(MONTH), BATCH).await }
+        async move { finish(&*storage, Cleaning::ClosedSessions(MONTH)).await }
     });
-    until("the removal waits for the row", async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity \
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        (number(waiting).await == 1).then_some(())
-    })
-    .await;
-    blocker.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(cleaning.await.unwrap().unwrap(), 0, "nothing is removed");
-    assert_eq!(number("SELECT count(*) FROM agent_memory").await, 1);
+    until_waiting(&observer).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(
+        cleaning.await.unwrap(),
+        4,
+        "one that waits, two batches, and the session"
+    );
+    assert_eq!(database.count("sessions").await, 0);
 }

@@ -96,7 +96,7 @@ async fn run(
     statements: &Statements,
     migrations: &[Migration],
 ) -> Result<(), tokio_postgres::Error> {
-    for migration in migrations.iter().filter(|step| step.online_index().is_none()) {
+    for migration in migrations.iter().filter(|step| step.online().is_none()) {
         let new = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING name";
         let new = statements.query(transaction, new, &[&migration.name]).await?;
         if !new.is_empty() {

@@ -1,9 +1,10 @@
-//! Indexes built while others read and write, by however many replicas start at once.
+//! Indexes built and dropped while others read and write, by however many replicas start at once.
 //!
 //! `CREATE INDEX CONCURRENTLY` cannot run in a transaction, so no advisory lock of a transaction can keep replicas
 //! apart, and one of a session would not survive a pooler in transaction mode. The catalog decides instead: one replica
 //! gets to create the index, the others see it there, not valid yet and being built, and wait. What a replica left half
-//! built when it was killed is not being built by anybody: it is dropped and built again.
+//! built when it was killed is not being built by anybody: it is dropped and built again. Where an index is of no use any
+//! more, replicas need not be kept apart: Postgres lets one of them drop it, and the others find it gone.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::{DatabaseError, Migration, PostgresConnection, PostgresDatabase};
+use crate::database::Online;
 
 /// Pause between two looks at an index that another replica builds.
 const LOOK: Duration = Duration::from_millis(200);
@@ -29,11 +31,12 @@ enum State {
 }
 
 impl PostgresDatabase {
-    /// Builds the indexes of those `migrations` that are built online, and records them, however long that takes. Only
-    /// who builds keeps a connection meanwhile; who waits for another replica takes one for each look.
+    /// Builds and drops the indexes of those `migrations` that are done online, in order, and records them, however long
+    /// that takes. Only who builds or drops keeps a connection meanwhile; who waits for another replica to build takes
+    /// one for each look.
     pub(in crate::database) async fn build_online(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
         for migration in migrations {
-            let Some(index) = migration.online_index() else {
+            let Some(online) = migration.online() else {
                 continue;
             };
             let known = "SELECT FROM schema_migrations WHERE name = $1";
@@ -45,7 +48,10 @@ impl PostgresDatabase {
             if !known.is_empty() {
                 continue;
             }
-            self.until_valid(index, migration.postgres).await?;
+            match online {
+                Online::Build(index) => self.until_valid(index, migration.postgres).await?,
+                Online::Drop(index) => self.until_gone(index, migration.postgres).await?,
+            }
             let record = "INSERT INTO schema_migrations (name) VALUES ($1) ON CONFLICT DO NOTHING";
             self.untimed_connection()
                 .await?
@@ -77,6 +83,16 @@ impl PostgresDatabase {
             }
             drop(connection);
             sleep(LOOK).await;
+        }
+    }
+
+    async fn until_gone(&self, index: &str, drop: &str) -> Result<(), DatabaseError> {
+        loop {
+            let connection = self.untimed_connection().await?;
+            if state(&connection, index).await? == State::Missing {
+                return Ok(());
+            }
+            ignore_races(connection.run_long(drop).await)?;
         }
     }
 }

@@ -28,7 +28,7 @@ pub use model::{
     NewSession, NewToken, SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
 pub use permission::{Permission, Permissions};
-pub use retention::{BATCH, Cleaning, RetentionSettings};
+pub use retention::{BATCH, Cleaned, Cleaning, Place, RetentionSettings};
 pub use settings::SharedContextSettings;
 pub use storage::{
     AuditLog, MIGRATIONS, Memory, MessageQuery, Messages, Retention, Sessions, Storage, StorageError, StoredTokens,

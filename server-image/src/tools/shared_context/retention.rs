@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::storage::Storage;
+use super::storage::{Storage, StorageError};
 
 /// Rows per transaction. Small enough that a write that must wait for it hardly notices.
 pub const BATCH: i64 = 500;
@@ -59,10 +60,7 @@ pub enum Cleaning {
     ExpiredTokens,
     /// Closes sessions unused for this long.
     InactiveSessions(Duration),
-    /// Deletes messages of closed sessions unused for this long, the newest of each session first: an answer goes
-    /// before what it answers.
-    MessagesOfClosedSessions(Duration),
-    /// Deletes closed sessions without messages unused for this long.
+    /// Deletes closed sessions unused for this long, with their messages and the memory of theirs.
     ClosedSessions(Duration),
     /// Deletes lines of the audit log older than this.
     AuditLog(Duration),
@@ -73,6 +71,25 @@ impl Cleaning {
     pub(super) const fn is_last(self) -> bool {
         matches!(self, Self::AuditLog(_))
     }
+}
+
+/// Where a step through the sessions ended: the next one goes on behind it, so that a round passes each session once,
+/// however many there are that stay. By default before the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// When the session was created.
+    pub created_at: Timestamp,
+    /// Its id, which tells apart those of the same moment.
+    pub id: String,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleaned {
+    /// How many rows were changed.
+    pub rows: u64,
+    /// Where the next step begins; `None` when the chore is done.
+    pub next: Option<Place>,
 }
 
 impl RetentionSettings {
@@ -92,12 +109,11 @@ impl RetentionSettings {
     }
 
     /// In the order of a round; the last one is [`Cleaning::is_last`].
-    pub(super) const fn chores(self) -> [Cleaning; 6] {
+    pub(super) const fn chores(self) -> [Cleaning; 5] {
         [
             Cleaning::ExpiredMemory,
             Cleaning::ExpiredTokens,
             Cleaning::InactiveSessions(self.inactive_session),
-            Cleaning::MessagesOfClosedSessions(self.closed_session),
             Cleaning::ClosedSessions(self.closed_session),
             Cleaning::AuditLog(self.audit_log),
         ]
@@ -105,14 +121,13 @@ impl RetentionSettings {
 }
 
 /// Does all of a chore; returns how many rows it was.
-async fn finish(storage: &dyn Storage, chore: Cleaning) -> Result<u64, super::storage::StorageError> {
-    let mut rows = 0;
+async fn finish(storage: &dyn Storage, chore: Cleaning) -> Result<u64, StorageError> {
+    let (mut rows, mut place) = (0, Place::default());
     loop {
-        let done = storage.clean(chore, BATCH).await?;
-        rows += done;
-        if done == 0 {
-            return Ok(rows);
-        }
+        let cleaned = storage.clean(chore, &place, BATCH).await?;
+        rows += cleaned.rows;
+        let Some(next) = cleaned.next else { return Ok(rows) };
+        place = next;
         sleep(PAUSE).await;
     }
 }

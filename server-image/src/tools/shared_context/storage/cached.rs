@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    AuditLog, Cleaning, Memory, MessageQuery, Messages, Refusal, Retention, Sessions, Storage, StorageError,
-    StoredTokens,
+    AuditLog, Cleaned, Cleaning, Memory, MessageQuery, Messages, Place, Refusal, Retention, Sessions, Storage,
+    StorageError, StoredTokens,
 };
 use crate::cache::{Cache, Cached, HeapBytes, Key, memory_tag, session_tag};
 use crate::tools::shared_context::model::{
@@ -247,8 +247,8 @@ impl AuditLog for CachedStorage {
 
 #[async_trait]
 impl Retention for CachedStorage {
-    async fn clean(&self, chore: Cleaning, batch: i64) -> Result<u64, StorageError> {
+    async fn clean(&self, chore: Cleaning, place: &Place, batch: i64) -> Result<Cleaned, StorageError> {
         // The journal notes what it removes.
-        self.storage.clean(chore, batch).await
+        self.storage.clean(chore, place, batch).await
     }
 }

@@ -23,7 +23,7 @@ use super::model::{
     SessionHeader, SessionView, StoredMemory, StoredMessage, TokenClaims, TokenHash, Visibility,
 };
 use super::permission::Permissions;
-use super::retention::Cleaning;
+use super::retention::{Cleaned, Cleaning, Place};
 use super::search::Search;
 use crate::database::{Database, DatabaseError};
 
@@ -221,12 +221,13 @@ pub trait AuditLog: Send + Sync + 'static {
 /// Removal of what has ended.
 #[async_trait]
 pub trait Retention: Send + Sync + 'static {
-    /// Does a part of `chore`: at most `batch` rows, in one short transaction. Returns how many rows it was; 0 when
-    /// nothing is left to do, or when another replica does the same now.
+    /// Does a step of `chore`, in one short transaction: looks at no more than `batch` sessions behind `place`, or as
+    /// many rows of what has no such place, and changes no more rows than that. The chore is done when nothing is left,
+    /// or when another replica does the same now.
     ///
     /// # Errors
     /// [`StorageError::Database`].
-    async fn clean(&self, chore: Cleaning, batch: i64) -> Result<u64, StorageError>;
+    async fn clean(&self, chore: Cleaning, place: &Place, batch: i64) -> Result<Cleaned, StorageError>;
 }
 
 /// Everything the toolset stores.

@@ -39,6 +39,21 @@ pub const MIGRATIONS: &[Migration] = &[
         postgres: "ALTER TABLE secure_tokens ADD COLUMN key_id text",
         sqlite: "ALTER TABLE secure_tokens ADD COLUMN key_id TEXT",
     },
+    Migration {
+        name: "shared_context_7_sessions_active_by_age",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_active_by_age ON sessions (created_at, id) WHERE is_active",
+        sqlite: "CREATE INDEX sessions_active_by_age ON sessions (created_at, id) WHERE is_active",
+    },
+    Migration {
+        name: "shared_context_8_sessions_closed_by_age",
+        postgres: "CREATE INDEX CONCURRENTLY IF NOT EXISTS sessions_closed_by_age ON sessions (created_at, id) WHERE NOT is_active",
+        sqlite: "CREATE INDEX sessions_closed_by_age ON sessions (created_at, id) WHERE NOT is_active",
+    },
+    Migration {
+        name: "shared_context_9_without_sessions_by_age",
+        postgres: "DROP INDEX CONCURRENTLY IF EXISTS sessions_by_age",
+        sqlite: "DROP INDEX sessions_by_age",
+    },
 ];
 
 // `message_count` is kept in the session's row: updating it also puts writers of one session in a row, so that the
@@ -88,8 +103,10 @@ CREATE INDEX agent_memory_by_session ON agent_memory (session_id) WHERE session_
 
 // Indexes, beyond those of the tables' own keys:
 // - `messages_by_parent`: deleting a message looks for its answers.
-// - `sessions_by_age`: sessions that may have to be closed or deleted are old. The age is that of the creation, which
-//   never changes: an index on the last use would have to be changed with every message.
+// - `sessions_active_by_age`, `sessions_closed_by_age`: sessions that may have to be closed, and those that may have to
+//   be deleted, are old; the id tells where to go on among those of one moment. The age is that of the creation, which
+//   never changes: an index on the last use would have to be changed with every message. Each session is in one of the
+//   two, and a message changes neither.
 // - `agent_memory_by_expiry`, `secure_tokens_by_expiry`, `audit_log_by_time`: what has ended is deleted.
 
 // `sender_type` is the type that the sender had proven; NULL for senders who proved nothing.

@@ -15,7 +15,7 @@ use crate::tools::shared_context::model::{
     Agent, MemoryQuery, MemoryScope, NewMemory, NewMessage, NewSession, NewToken, TokenHash, Visibility,
 };
 use crate::tools::shared_context::permission::Permission;
-use crate::tools::shared_context::retention::Cleaning;
+use crate::tools::shared_context::retention::{Cleaning, Place};
 use crate::tools::shared_context::storage::{MIGRATIONS, MessageQuery};
 
 const SESSION: &str = "session_0123456789abcdef";
@@ -30,6 +30,7 @@ const FILL: &str = "
         SELECT 's' || i, 'p', 'agent' || (i % 50), i, i FROM n;
     INSERT INTO messages (session_id, sender, content, visibility, created_at)
         SELECT 's' || (i % 100 + 1), 'agent' || (i % 50), 'm', 'public', i FROM n;
+    UPDATE sessions SET message_count = 50 WHERE rowid <= 100;
     INSERT INTO agent_memory (agent_id, key, value, size_bytes, created_at, updated_at, expires_at)
         SELECT 'agent' || (i % 50), i, '1', 1, i, i, iif(i % 2, i, NULL) FROM n;
     INSERT INTO secure_tokens SELECT randomblob(32), 'a', 't', '[]', 1, i, i, NULL FROM n;
@@ -118,15 +119,43 @@ fn run_everything(connection: &Connection) {
         .unwrap();
     tokens::only_claims(connection, &tokens::end(), hash).unwrap().unwrap();
     let age = Duration::from_secs(1);
-    for chore in [
-        Cleaning::ExpiredMemory,
-        Cleaning::ExpiredTokens,
-        Cleaning::InactiveSessions(age),
-        Cleaning::MessagesOfClosedSessions(age),
-        Cleaning::ClosedSessions(age),
-        Cleaning::AuditLog(age),
+    // A session has 50 messages: the last batch takes it whole, the one before only some of them.
+    for (chore, batch) in [
+        (Cleaning::ExpiredMemory, 10),
+        (Cleaning::ExpiredTokens, 10),
+        (Cleaning::InactiveSessions(age), 10),
+        (Cleaning::ClosedSessions(age), 10),
+        (Cleaning::ClosedSessions(age), 100),
+        (Cleaning::AuditLog(age), 10),
     ] {
-        connection.execute(retention::work(chore).1, [-1, 10]).unwrap();
+        let cleaned = retention::clean(connection, chore, Place::default(), batch).unwrap();
+        assert!(cleaned.rows > 0, "{chore:?}");
+    }
+}
+
+/// A step that looked at all sessions that stay, to find those that go, would keep writers waiting, and take the longer
+/// the more of them there are.
+#[test]
+fn a_step_of_the_clean_up_goes_on_where_the_last_one_ended() {
+    let connection = Connection::open_in_memory().unwrap();
+    for migration in MIGRATIONS {
+        connection.execute_batch(migration.sqlite).unwrap();
+    }
+    for statistics in ["", FILL] {
+        connection.execute_batch(statistics).unwrap();
+        for (look, index) in [
+            (retention::ACTIVE, "sessions_active_by_age"),
+            (retention::CLOSED, "sessions_closed_by_age"),
+        ] {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {look}")).unwrap();
+            let mut rows = plan.raw_query();
+            let mut steps = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                steps.push(row.get::<_, String>(3).unwrap());
+            }
+            let seek = format!("SEARCH sessions USING INDEX {index} ((created_at,id)>(?,?) AND created_at<?)");
+            assert_eq!(steps, [seek], "nothing is sorted, or passed again");
+        }
     }
 }
 
