@@ -441,3 +441,23 @@ async fn old_readers_get_the_old_format() {
         "{text}"
     );
 }
+
+/// The report tells a busy disk by commits: one that is not counted, or counted twice, points elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_a_file_are_those_of_the_writes() {
+    let (settings, _folder) = file_settings();
+    let server = TestServer::start(settings).await;
+    let before = server.scrape().await;
+    for number in 0..20 {
+        let entry = json!({"key": number.to_string(), "value": 1});
+        assert_eq!(server.client.call("set_memory", entry).await["success"], true);
+        let entry = json!({"key": number.to_string()});
+        assert_eq!(server.client.call("get_memory", entry).await["success"], true);
+    }
+    // A commit is counted just after it is answered.
+    let (name, before) = (
+        "mcp_sqlite_commits_total",
+        before.value("mcp_sqlite_commits_total", &[]),
+    );
+    server.until_metric(name, before + 20.0).await;
+}
