@@ -56,6 +56,7 @@ fn ours(runtime: &Runtime) -> Cache {
         local_bytes: CAPACITY,
         // The database is asked once, so that what is measured is the cache.
         staleness: LIFE * 1000,
+        ..CacheSettings::default()
     };
     Cache::open(settings, database, None, &mut Registry::default()).unwrap()
 }

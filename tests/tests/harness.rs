@@ -23,9 +23,9 @@ use mcpscale_tests::{
 /// What the run that is to crash prints before the folder of its cluster.
 const ANNOUNCEMENT: &str = "cluster in ";
 
-/// The processor time that an API cluster may use until it is ready. It needs about half of that, and nothing but the
-/// processor, so this is what a start takes on a machine that does nothing else.
-const PROCESSOR_LIMIT: Duration = Duration::from_secs(6);
+/// The processor time that an API cluster may use until it is ready. A start needs about 3 s of it on an idle machine,
+/// twice as much where the processor is half as fast, and more where others take its caches.
+const PROCESSOR_LIMIT: Duration = Duration::from_secs(12);
 /// How long an API cluster may take to be ready, whatever else the machine does.
 const LIMIT: Duration = Duration::from_secs(30);
 

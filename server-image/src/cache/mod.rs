@@ -70,6 +70,8 @@ pub const DEFAULT_LOCAL_BYTES: u64 = 16 * 1024 * 1024;
 pub const LOCAL_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 /// How old a cached value may be when nobody says otherwise.
 pub const DEFAULT_STALENESS: Duration = Duration::from_millis(100);
+/// Longest wait for an answer of Redis when nobody says otherwise: the database would have answered by then.
+const DEFAULT_REDIS_ANSWER: Duration = Duration::from_millis(25);
 /// Longest life of an entry of the first tier.
 const LOCAL_LIFE: Duration = Duration::from_mins(5);
 /// Longest life of an entry of the second tier: the journal is kept as long.
@@ -82,6 +84,9 @@ pub struct CacheSettings {
     pub local_bytes: u64,
     /// How much older than the database a cached value may be.
     pub staleness: Duration,
+    /// Longest wait for an answer of Redis, 25 ms by default; one that takes longer is left alone for a while. Not a
+    /// flag: whoever waits longer than the database takes is better off without Redis.
+    pub redis_answer: Duration,
 }
 
 impl Default for CacheSettings {
@@ -89,6 +94,7 @@ impl Default for CacheSettings {
         Self {
             local_bytes: DEFAULT_LOCAL_BYTES,
             staleness: DEFAULT_STALENESS,
+            redis_answer: DEFAULT_REDIS_ANSWER,
         }
     }
 }
@@ -122,7 +128,8 @@ impl Cache {
         redis_url: Option<&str>,
         registry: &mut Registry,
     ) -> Result<Self, InvalidRedisUrl> {
-        let shared = redis_url.map(|url| Shared::open(url, SHARED_LIFE)).transpose()?;
+        let open = |url| Shared::open(url, SHARED_LIFE, settings.redis_answer);
+        let shared = redis_url.map(open).transpose()?;
         let cache = Self(Arc::new(Inner {
             local: Local::new(settings.local_bytes),
             metrics: Metrics::new(registry, shared.as_ref().map(Shared::measured)),

@@ -25,10 +25,8 @@ use super::shared_reuse::{Batch, SharedReuse};
 use crate::lock;
 use crate::metrics::duration_histogram;
 
-/// Longest wait for an answer. The database would have answered by then.
-const ANSWER: Duration = Duration::from_millis(25);
-/// Longest value that is stored, in bytes. All of it has to arrive within [`ANSWER`], also when several are on their
-/// way at once, or a popular one makes it look as if Redis did not answer.
+/// Longest value that is stored, in bytes. All of it has to arrive while an answer is waited for, also when several are
+/// on their way at once, or a popular one makes it look as if Redis did not answer.
 const VALUE_MAX: usize = 256 * 1024;
 /// After a failure, Redis is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -43,7 +41,8 @@ const POPULAR_MAX: isize = 1_000;
 const READS: &str = "mcp:cache-reads:2";
 /// Batches of reads that the stream holds; a replica takes them every second.
 const READS_KEPT: u32 = 128;
-/// Batches that are read at once: more would not arrive within [`ANSWER`], and hold up other questions.
+/// Batches that are read at once: more would not arrive while an answer is waited for, and hold
+/// up other questions.
 const READS_AT_ONCE: u32 = 6;
 /// The stream is forgotten after this long without a read, in seconds.
 const READS_SECONDS: u32 = 600;
@@ -67,6 +66,8 @@ pub(super) struct Shared {
 }
 
 struct State {
+    /// Longest wait for an answer.
+    patience: Duration,
     paused_until: Mutex<Option<Instant>>,
     answers: AtomicBool,
     errors: Counter,
@@ -92,18 +93,20 @@ pub(super) struct Found {
 }
 
 impl Shared {
-    /// Prepares the tier; Redis need not answer yet. Needs a running async runtime.
+    /// Prepares the tier, which waits for answers for as long as `patience`; Redis need not answer yet. Needs a running
+    /// async runtime.
     ///
     /// # Errors
     /// [`InvalidRedisUrl`] when `url` does not parse.
-    pub(super) fn open(url: &str, longest_life: Duration) -> Result<Self, InvalidRedisUrl> {
+    pub(super) fn open(url: &str, longest_life: Duration, patience: Duration) -> Result<Self, InvalidRedisUrl> {
         let settings = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(ANSWER))
+            .set_response_timeout(Some(patience))
             .set_number_of_retries(1);
         Ok(Self {
             connection: ConnectionManager::new_lazy_with_config(Client::open(url)?, settings)?,
             state: Arc::new(State {
+                patience,
                 paused_until: Mutex::default(),
                 answers: AtomicBool::new(true),
                 errors: Counter::default(),
@@ -336,7 +339,7 @@ impl Shared {
             }
             Ok(Err(error)) if is_refusal(&error) => return Some(Err(error)),
             Ok(Err(error)) => self.pause(&error.to_string()),
-            Err(_) => self.pause(&format!("no answer within {ANSWER:?}")),
+            Err(_) => self.pause(&format!("no answer within {:?}", self.state.patience)),
         }
         None
     }
@@ -345,7 +348,7 @@ impl Shared {
     /// slow Redis costs most.
     async fn in_time<T>(&self, asking: impl Future<Output = RedisResult<T>>) -> Result<RedisResult<T>, Elapsed> {
         let since = Instant::now();
-        let answer = timeout(ANSWER, asking).await;
+        let answer = timeout(self.state.patience, asking).await;
         self.state.answer_seconds.observe(since.elapsed().as_secs_f64());
         answer
     }
@@ -394,6 +397,7 @@ mod tests {
     use super::*;
 
     const LIFE: Duration = Duration::from_mins(10);
+    const PATIENCE: Duration = Duration::from_millis(25);
     const READ: Read = Read {
         position: 1,
         good_from: 0,
@@ -469,7 +473,7 @@ mod tests {
     #[tokio::test]
     async fn a_redis_that_is_full_goes_on_answering() {
         let redis = Full::start().await;
-        let shared = Shared::open(&redis.url, LIFE).unwrap();
+        let shared = Shared::open(&redis.url, LIFE, PATIENCE).unwrap();
         tried("a value was refused, and others are read", async || {
             let errors = shared.errors().get();
             if shared.get("origin", "key").await.is_none() {
@@ -488,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn large_values_are_not_stored() {
         let redis = Full::start().await;
-        let shared = Shared::open(&redis.url, LIFE).unwrap();
+        let shared = Shared::open(&redis.url, LIFE, PATIENCE).unwrap();
         let put = |text: String| shared.put("origin", "key", LIFE, READ, move || Some(text.into_bytes()));
         tried("the smaller one is stored", async || {
             put("x".repeat(VALUE_MAX) + "too large");

@@ -35,6 +35,7 @@ impl Flags {
         Ok(CacheSettings {
             local_bytes,
             staleness: Duration::from_millis(self.cache_staleness_ms),
+            ..CacheSettings::default()
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Clients that mean harm: what they cost in memory, and whether others are served meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
@@ -17,8 +17,11 @@ use crate::support::server::{TestServer, file_settings};
 use crate::support::until;
 
 const MIB: usize = 1024 * 1024;
-/// Longest time in which a well-behaved client is served while others do harm.
-const SERVED: Duration = Duration::from_secs(5);
+/// Longest time in which a well-behaved client is served while others do harm, unless the machine is slow: shorter than
+/// slow clients take.
+const SERVED: Duration = Duration::from_secs(3);
+/// Longest time in which any client is served at all.
+const LATE: Duration = Duration::from_mins(1);
 /// Clients that each send the largest body.
 const GIANTS: usize = 60;
 /// Longer than a connection is silent before its buffers are given up.
@@ -50,17 +53,28 @@ fn echo(text: &str, headers: &str) -> String {
 }
 
 async fn call(client: &Client) {
-    let answer = timeout(SERVED, client.tool("simulate_work", &json!({})).send()).await;
-    assert_eq!(answer.expect("others are served in time").unwrap().status(), 200);
+    let answer = timeout(LATE, client.tool("simulate_work", &json!({})).send()).await;
+    assert_eq!(answer.expect("others are served").unwrap().status(), 200);
 }
 
-/// Calls again and again until `attack` is over.
+/// Calls again and again until `attack` is over. Whoever is held up by it is served when it is over, on any machine.
 async fn others_are_served<T>(client: &Client, attack: JoinHandle<T>) -> T {
-    call(client).await;
-    while !attack.is_finished() {
+    let (mut meanwhile, mut longest) = (0, Duration::ZERO);
+    while meanwhile == 0 || !attack.is_finished() {
+        let asked = Instant::now();
         call(client).await;
+        longest = longest.max(asked.elapsed());
+        if attack.is_finished() {
+            break;
+        }
+        meanwhile += 1;
         sleep(Duration::from_millis(50)).await;
     }
+    // The first may have been served before it began.
+    assert!(
+        longest < SERVED || meanwhile > 1,
+        "{meanwhile} calls were served during the attack, the slowest took {longest:?}"
+    );
     attack.await.unwrap()
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use mcp_server::cache::CacheSettings;
 use mcp_server::server::Settings;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
@@ -437,7 +438,9 @@ async fn without_redis_the_server_goes_on_and_says_so() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = SHARED.database().await;
     for (name, address) in [("away", closed), ("silent", silent.local_addr().unwrap())] {
-        let server = start(&url, Some(&format!("redis://{address}")), Duration::ZERO).await;
+        let mut settings = with_cache(&url, Some(&format!("redis://{address}")), Duration::ZERO);
+        settings.cache.redis_answer = CacheSettings::default().redis_answer;
+        let server = TestServer::start(settings).await;
         let session = session(&server).await;
         let started = Instant::now();
         for written in 1..=20 {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::support::databases::{TestDatabase, both};
 use crate::support::postgres::{Postgres, SHARED, connect};
-use crate::support::redis::Redis;
+use crate::support::redis::{PATIENCE, Redis};
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
 
@@ -55,6 +55,7 @@ impl Replica {
         database.migrate(&migrate::steps()).await.unwrap();
         let settings = CacheSettings {
             staleness,
+            redis_answer: PATIENCE,
             ..CacheSettings::default()
         };
         let cache = Cache::open(settings, database, redis.map(|redis| redis.url.as_str()), &mut registry).unwrap();
@@ -219,6 +220,7 @@ async fn a_new_server_has_what_others_read_most() {
 
     settings.cache = CacheSettings {
         staleness: LONG,
+        redis_answer: PATIENCE,
         ..CacheSettings::default()
     };
     let b = warm_server(&settings, 5.0).await;

@@ -31,8 +31,8 @@ async fn everything_in_flight_is_answered() {
         .send()
         .await
         .unwrap();
-    let call = server.client.work(1500);
-    let old_era = session.tool("simulate_work", &json!({"io_ms": 1500}));
+    let call = server.client.work(4000);
+    let old_era = session.tool("simulate_work", &json!({"io_ms": 4000}));
     let old_era = tokio::spawn(async move { old_era.send().await.unwrap().text().await.unwrap() });
     server.until_metric("mcp_in_flight_requests", 2.0).await;
 
@@ -55,8 +55,8 @@ async fn everything_in_flight_is_answered() {
     );
     stream.text().await.expect("a stream ends without an error");
     assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "streams do not hold up the drain"
+        !call.is_finished() && !old_era.is_finished(),
+        "streams end before calls do: they do not hold up the drain"
     );
     assert_eq!(call.await.unwrap().status(), 200);
     assert_eq!(
@@ -65,7 +65,7 @@ async fn everything_in_flight_is_answered() {
     );
     server.server.finished().await;
     assert!(
-        started.elapsed() < Duration::from_secs(10),
+        started.elapsed() < Duration::from_secs(15),
         "it ends when nothing is left, not when the time is over"
     );
 }

@@ -158,14 +158,15 @@ async fn threads_of_a_file_are_timed_as_they_were_used() {
     let server = TestServer::start(settings).await;
     let blocker = rusqlite::Connection::open(folder.path().join("test.db")).unwrap();
     blocker.busy_timeout(Duration::from_secs(5)).unwrap();
-    let before = server.scrape().await;
     let started = Instant::now();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let calls = ["a", "b", "c"].map(|key| {
         let call = server.client.tool("set_memory", &json!({"key": key, "value": 1}));
         tokio::spawn(call.send())
     });
-    server.until_metric("mcp_in_flight_requests", 3.0).await;
+    server.until_at_file(3.0).await;
+    // Theirs is counted at the end of their waits.
+    let before = server.scrape().await;
     let during = Instant::now();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let held = during.elapsed().as_secs_f64();
@@ -335,17 +336,23 @@ async fn unfinished_calls_count_as_busy() {
     let server = TestServer::start(settings).await;
     let calls: Vec<_> = (0..3).map(|_| server.client.work(30_000)).collect();
     server.until_metric("mcp_in_flight_requests", 3.0).await;
-    let (before, started) = (
-        server.scrape().await.value("mcp_slot_busy_seconds_total", &[]),
-        Instant::now(),
-    );
+    // The figure, and between which two times it was read.
+    let read = async || {
+        let asked = Instant::now();
+        let busy = server.scrape().await.value("mcp_slot_busy_seconds_total", &[]);
+        (asked, busy, Instant::now())
+    };
+    let before = read().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let (after, elapsed) = (
-        server.scrape().await.value("mcp_slot_busy_seconds_total", &[]),
-        started.elapsed().as_secs_f64(),
+    let after = read().await;
+    let least = 3.0 * (after.0 - before.2).as_secs_f64();
+    let most = 3.0 * (after.2 - before.0).as_secs_f64();
+    let busy = after.1 - before.1;
+    // Sums of times are not exact to the last digit.
+    assert!(
+        (least - 1e-3..most + 1e-3).contains(&busy),
+        "3 calls were busy for {busy} s, not {least} to {most}"
     );
-    let busy = (after - before) / elapsed;
-    assert!((2.5..3.5).contains(&busy), "3 calls keep {busy} slots busy");
     calls.iter().for_each(tokio::task::JoinHandle::abort);
 }
 

@@ -158,20 +158,32 @@ async fn nobody_waits_for_a_statement_whose_caller_gave_up() {
             connection.query("SELECT 1", &[]).await.unwrap();
             let _ = timeout(Duration::from_millis(20), connection.query(statement, &[])).await;
         };
+        // It has 200 ms to end, and that may be too little when the machine stands still.
+        let mut kept = false;
+        for _ in 0..5 {
+            let first = process().await;
+            give_up("SELECT pg_sleep(0.03)").await;
+            kept = process().await == first;
+            if kept {
+                break;
+            }
+        }
+        assert!(kept, "{pooler:?}: its statement has ended soon");
         let first = process().await;
-        give_up("SELECT pg_sleep(0.03)").await;
-        assert_eq!(process().await, first, "{pooler:?}: its statement has ended soon");
+        let begun = Instant::now();
         give_up("SELECT pg_sleep(4)").await;
-        let asked = Instant::now();
         assert_ne!(process().await, first, "{pooler:?}");
-        assert!(
-            asked.elapsed() < Duration::from_secs(2),
-            "{pooler:?}: waited {:?}",
-            asked.elapsed()
-        );
         let at_work = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
                        AND query LIKE 'SELECT pg_sleep%'";
-        assert!(observer.query(at_work, &[]).await.unwrap().is_empty(), "{pooler:?}");
+        until("nothing is at work that nobody waits for", async || {
+            observer.query(at_work, &[]).await.unwrap().is_empty().then_some(())
+        })
+        .await;
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_millis(3900),
+            "{pooler:?}: it ended by itself, after {took:?}"
+        );
     }
 }
 

@@ -3,17 +3,44 @@
 use std::process::Command;
 use std::time::Duration;
 
-use mcp_server::tuning::Tuning;
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use crate::support::postgres::{SHARED, connect};
+use crate::support::process::Process;
 use crate::support::server::{TestServer, file_settings, settings};
 
+/// A server with a process of its own, whose share of the CPU is not that of the tests beside it.
+async fn start(database_url: &str, concurrency: &str, pool_max: &str) -> Process {
+    let flags = ["--database-url", database_url, "--queue-max", "100"];
+    let tuning = ["--concurrency", concurrency, "--pool-max", pool_max];
+    let no_shedding = ["--adaptive-concurrency", "false"];
+    Process::start(&[&flags[..], &tuning, &no_shedding].concat(), &[]).await
+}
+
+/// URL of what the metrics of `process` say now, but that its container was made to wait for its CPU limit: what all
+/// tests use counts there.
+async fn metrics(process: &Process) -> String {
+    let answer = reqwest::get(format!("{}/metrics", process.metrics)).await.unwrap();
+    let kind = answer.headers()[CONTENT_TYPE].clone();
+    let text = answer.text().await.unwrap();
+    let lines = text.lines().filter(|line| !line.contains("mcp_cpu_throttled_seconds"));
+    let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    let router = Router::new().route("/metrics", get(async || ([(CONTENT_TYPE, kind)], text)));
+    tokio::spawn(async { axum::serve(listener, router).await });
+    url
+}
+
 /// Since the server's start.
-fn report(server: &TestServer, flags: &[&str]) -> String {
-    let url = format!("http://{}/metrics", server.server.metrics);
+fn report(url: &str, flags: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_mcp-server"))
-        .args(["report", "--interval-seconds", "0", "--url", &url])
+        .args(["report", "--interval-seconds", "0", "--url", url])
         .args(flags)
         .output()
         .unwrap();
@@ -21,29 +48,27 @@ fn report(server: &TestServer, flags: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn json_report(server: &TestServer) -> Value {
-    serde_json::from_str(&report(server, &["--json"])).unwrap()
+fn json_report(url: &str) -> Value {
+    serde_json::from_str(&report(url, &["--json"])).unwrap()
 }
 
-fn tuning(concurrency: usize, pool_max: usize) -> Tuning {
-    Tuning {
-        pool_max,
-        concurrency,
-        queue_max: 100,
-    }
+/// An empty SQLite file, which goes with the folder.
+fn file() -> (String, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (format!("sqlite:{}", folder.path().join("test.db").display()), folder)
 }
 
 /// Calls that wait for each other must be told as such, with the figures that prove it.
 #[tokio::test(flavor = "multi_thread")]
 async fn short_slots_are_named() {
-    let (mut settings, _folder) = file_settings();
-    settings.tuning = tuning(2, 4);
-    let server = TestServer::start(settings).await;
+    let (url, _folder) = file();
+    let server = start(&url, "2", "4").await;
     for call in (0..30).map(|_| server.client.work(50)).collect::<Vec<_>>() {
         assert_eq!(call.await.unwrap().status(), 200);
     }
     server.until_metric("mcp_in_flight_requests", 0.0).await;
-    let report_json = json_report(&server);
+    let metrics = metrics(&server).await;
+    let report_json = json_report(&metrics);
     assert_eq!(report_json["bottleneck"], "queueing", "{report_json:#}");
     assert_eq!(report_json["figures"]["requests"]["count"], 30.0);
     assert_eq!(report_json["figures"]["tools"][0]["tool"], "simulate_work");
@@ -52,7 +77,7 @@ async fn short_slots_are_named() {
         evidence["value"].as_f64() >= evidence["threshold"].as_f64(),
         "{evidence}"
     );
-    let text = report(&server, &[]);
+    let text = report(&metrics, &[]);
     for part in [
         "30 requests in",
         "The bottleneck is the slots:",
@@ -68,9 +93,7 @@ async fn short_slots_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_pool_is_told_from_short_slots() {
     let url = SHARED.database().await;
-    let mut settings = settings(&url);
-    settings.tuning = tuning(16, 1);
-    let server = TestServer::start(settings).await;
+    let server = start(&url, "16", "1").await;
     let session = server.client.call("create_session", json!({"purpose": "p"})).await["session_id"].clone();
     // Somebody else holds the session's row for a while: each writer keeps the only connection and waits.
     let blocker = connect(&url).await;
@@ -90,7 +113,7 @@ async fn a_short_pool_is_told_from_short_slots() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    let report = json_report(&server);
+    let report = json_report(&metrics(&server).await);
     let bottleneck = report["bottleneck"].as_str().unwrap_or_default().to_owned();
     assert!(["pool", "database"].contains(&bottleneck.as_str()), "{report:#}");
     assert!(
@@ -103,9 +126,8 @@ async fn a_short_pool_is_told_from_short_slots() {
 /// are no remedy, and none may be advised.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_file_is_told_from_short_slots() {
-    let (mut settings, folder) = file_settings();
-    settings.tuning = tuning(16, 1);
-    let server = TestServer::start(settings).await;
+    let (url, folder) = file();
+    let server = start(&url, "16", "1").await;
     let blocker = rusqlite::Connection::open(folder.path().join("test.db")).unwrap();
     blocker.busy_timeout(Duration::from_secs(5)).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -121,7 +143,8 @@ async fn a_busy_file_is_told_from_short_slots() {
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap().status(), 200);
     }
-    let report_json = json_report(&server);
+    let metrics = metrics(&server).await;
+    let report_json = json_report(&metrics);
     assert_eq!(report_json["bottleneck"], "database", "{report_json:#}");
     let findings = report_json["findings"].as_array().unwrap();
     let file = findings
@@ -133,7 +156,7 @@ async fn a_busy_file_is_told_from_short_slots() {
         let advice = finding["recommendation"].to_string();
         assert!(!advice.contains("replicas") && !advice.contains("pool"), "{advice}");
     }
-    let text = report(&server, &[]);
+    let text = report(&metrics, &[]);
     assert!(text.contains("wait for the SQLite file"), "{text}");
 }
 
@@ -145,6 +168,7 @@ async fn hits_are_told_and_a_small_cache_is_named() {
     settings.cache.local_bytes = 100_000;
     settings.cache.staleness = Duration::from_secs(30);
     let server = TestServer::start(settings).await;
+    let metrics = format!("http://{}/metrics", server.server.metrics);
     let get = async |key: u32| {
         let entry = json!({"agent_id": "x", "key": format!("k{key}")});
         assert_eq!(server.client.call("get_memory", entry).await["success"], true);
@@ -157,7 +181,7 @@ async fn hits_are_told_and_a_small_cache_is_named() {
     for _ in 0..4 {
         get(0).await;
     }
-    let report = json_report(&server);
+    let report = json_report(&metrics);
     assert_eq!(
         report["figures"]["cache"],
         json!({"lookups": 4.0, "hit_ratio": 0.75, "evicted_ratio": 0.0, "tiers": [["l1", 0.75]]})
@@ -167,7 +191,7 @@ async fn hits_are_told_and_a_small_cache_is_named() {
             get(key).await;
         }
     }
-    let report = json_report(&server);
+    let report = json_report(&metrics);
     assert_eq!(report["figures"]["cache"]["lookups"], 184.0);
     let findings = report["findings"].as_array().unwrap();
     let small = findings.iter().find(|finding| finding["area"] == "cache");

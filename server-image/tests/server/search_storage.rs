@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::thread::available_parallelism;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::poll;
@@ -14,6 +14,7 @@ use mcp_server::tools::shared_context::{
     Agent, Message, MessageQuery, NewMessage, NewSession, Storage, StorageError, Visibility,
 };
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ use crate::support::{postgres, until};
 
 /// Searches at once; twice as many as there are threads that read a SQLite file.
 const SEARCHES: usize = 8;
+/// How often two times are compared: when the machine stands still in the wrong one, they say nothing.
+const TRIES: usize = 5;
 const UNKNOWN: &str = "session_0000000000000000";
 
 async fn session(storage: &dyn Storage) -> String {
@@ -424,6 +427,38 @@ async fn messages_of_a_time_include_both_ends() {
     }
 }
 
+/// How long a read takes among long searches, and how long the searches take from when it was asked for.
+async fn read_among_searches(storage: &Arc<dyn Storage>, session: &str, query: &str) -> (Duration, Duration) {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let searches: Vec<_> = (0..SEARCHES)
+        .map(|_| {
+            let (storage, query, session) = (storage.clone(), query.to_owned(), session.to_owned());
+            let begun = begun.clone();
+            tokio::spawn(async move {
+                let mut searching =
+                    Box::pin(storage.search(search(&session, Agent::named("eve")), wanted(&query, 60.0)));
+                let first = poll!(&mut searching);
+                begun.fetch_add(1, Ordering::Relaxed);
+                match first {
+                    Poll::Ready(found) => found,
+                    Poll::Pending => searching.await,
+                }
+            })
+        })
+        .collect();
+    until("all searches have begun", async || {
+        (begun.load(Ordering::Relaxed) == SEARCHES).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    storage.session_header(session).await.unwrap().unwrap();
+    let waited = asked.elapsed();
+    for found in join_all(searches).await {
+        found.unwrap().unwrap();
+    }
+    (waited, asked.elapsed())
+}
+
 /// Searches of huge sessions must not keep others waiting until they are done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_passes_long_searches() {
@@ -435,39 +470,15 @@ async fn a_read_passes_long_searches() {
             add(&*storage, message(&session, "ann", &long)).await;
         }
         let query = "none of these characters will ever quite be in the same order as there; ".repeat(6);
-        let begun = Arc::new(AtomicUsize::new(0));
-        let searches: Vec<_> = (0..SEARCHES)
-            .map(|_| {
-                let (storage, query, session) = (storage.clone(), query.clone(), session.clone());
-                let begun = begun.clone();
-                tokio::spawn(async move {
-                    let mut searching =
-                        Box::pin(storage.search(search(&session, Agent::named("eve")), wanted(&query, 60.0)));
-                    let first = poll!(&mut searching);
-                    begun.fetch_add(1, Ordering::Relaxed);
-                    match first {
-                        Poll::Ready(found) => found,
-                        Poll::Pending => searching.await,
-                    }
-                })
-            })
-            .collect();
-        until("all searches have begun", async || {
-            (begun.load(Ordering::Relaxed) == SEARCHES).then_some(())
-        })
-        .await;
-        let asked = Instant::now();
-        storage.session_header(&session).await.unwrap().unwrap();
-        let waited = asked.elapsed();
-        for found in join_all(searches).await {
-            found.unwrap().unwrap();
+        let mut times = Vec::new();
+        // Behind whole searches it would wait for the half of them that is being read first, each time.
+        while times.last().is_none_or(|(waited, all)| *waited * 4 >= *all) {
+            assert!(
+                times.len() < TRIES,
+                "{kind}: how long the read waited, and the searches took: {times:?}"
+            );
+            times.push(read_among_searches(&storage, &session, &query).await);
         }
-        let all = asked.elapsed();
-        // Behind whole searches it would wait for the half of them that is being read first.
-        assert!(
-            waited * 4 < all,
-            "{kind}: the read waited {waited:?}, the searches took {all:?}"
-        );
     }
 }
 
@@ -552,6 +563,25 @@ fn threads(name: &str) -> (usize, usize) {
     (named.len(), named.iter().filter(|state| **state == 'R').count())
 }
 
+/// How many of as many searches as keep all cores busy are given up after `time`, and how long they are worked on after
+/// that by the threads called `name`.
+async fn given_up_after(time: Duration, name: &str, one: impl Fn() -> JoinHandle<()>) -> (usize, Duration) {
+    let cores = available_parallelism().unwrap().get();
+    let searches: Vec<_> = (0..cores * 8).map(|_| one()).collect();
+    tokio::time::sleep(time).await;
+    let (all, _) = threads(name);
+    // The runtime's own, and those that are just giving their place to another one.
+    assert!(all <= 1 + cores * 2, "{all} threads");
+    let unfinished = searches.iter().filter(|search| !search.is_finished()).count();
+    for search in &searches {
+        search.abort();
+    }
+    let given_up = Instant::now();
+    join_all(searches).await;
+    until("nobody scores any more", async || (threads(name).1 == 0).then_some(())).await;
+    (unfinished, given_up.elapsed())
+}
+
 /// Whoever searches and hangs up, again and again, must not fill memory with the messages of searches that nobody waits
 /// for, nor the cores with scoring them.
 #[test]
@@ -570,33 +600,30 @@ fn searches_that_are_given_up_leave_nothing_behind() {
         let session = session(&**storage).await;
         fill(&database, &session, 200, "'m'", "repeat(md5(number::text), 64)").await;
         let query = "fedcba9876543210".repeat(20);
-        let started = Instant::now();
-        let whole = storage.search(search(&session, Agent::named("eve")), wanted(&query, 0.0));
-        whole.await.unwrap();
-        let one = started.elapsed();
-        let searches: Vec<_> = (0..cores * 8)
-            .map(|_| {
-                let (storage, session, query) = (storage.clone(), session.clone(), query.clone());
-                tokio::spawn(async move {
-                    storage
-                        .search(search(&session, Agent::named("eve")), wanted(&query, 0.0))
-                        .await
-                })
+        let start = || {
+            let (storage, session, query) = (storage.clone(), session.clone(), query.clone());
+            tokio::spawn(async move {
+                let searching = storage.search(search(&session, Agent::named("eve")), wanted(&query, 0.0));
+                searching.await.unwrap();
             })
-            .collect();
-        tokio::time::sleep(one * 2).await;
-        let (all, _) = threads(NAME);
-        // The runtime's own, and those that are just giving their place to another one.
-        assert!(all <= 1 + cores * 2, "{all} threads, one search takes {one:?}");
-        let unfinished = searches.iter().filter(|search| !search.is_finished()).count();
-        assert!(unfinished > cores * 2, "{unfinished} searches are given up");
-        for search in &searches {
-            search.abort();
+        };
+        let mut one = Duration::MAX;
+        for _ in 0..3 {
+            let started = Instant::now();
+            start().await.unwrap();
+            one = one.min(started.elapsed());
         }
-        let given_up = Instant::now();
-        join_all(searches).await;
-        until("nobody scores any more", async || (threads(NAME).1 == 0).then_some(())).await;
-        let after = given_up.elapsed();
-        assert!(after < one * 2, "{after:?} of work, one search takes {one:?}");
+        let mut tries = Vec::new();
+        // Worked on to their end, so many would take several times as long, each time.
+        while tries
+            .last()
+            .is_none_or(|(unfinished, after)| *unfinished <= cores * 2 || *after >= one * 2)
+        {
+            assert!(
+                tries.len() < TRIES,
+                "searches given up, and the work on them after that, while one takes {one:?}: {tries:?}"
+            );
+            tries.push(given_up_after(one * 2, NAME, start).await);
+        }
     });
 }

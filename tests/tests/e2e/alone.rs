@@ -20,7 +20,7 @@ fn load_times_five_scales_up_and_down_without_a_failed_request() -> TestResult {
         // The last phase ends with the test.
         let phases = [(30.0, 20), (150.0, 70), (20.0, 300)];
         let load_falls = Timestamp::now() + SignedDuration::from_secs(90);
-        let load = Load::start(
+        let load = Load::start_punctual(
             &url,
             phases
                 .map(|(rate, seconds)| Phase::constant(rate, Duration::from_secs(seconds)))

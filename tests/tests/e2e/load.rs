@@ -20,10 +20,20 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts it.
+    /// Starts one of which it matters that no request fails. That it keeps its schedule to the millisecond does not.
     pub fn start(url: &str, phases: Vec<Phase>) -> Self {
-        let mut plan = Plan::new(url, Mix::simulate_work(CALL_MILLISECONDS, 0), phases);
-        plan.era = Era::Mixed;
+        Self::run(Plan {
+            max_lag: Duration::from_secs(1),
+            ..plan(url, phases)
+        })
+    }
+
+    /// Starts one whose latencies are judged: its report is valid only if it keeps its schedule.
+    pub fn start_punctual(url: &str, phases: Vec<Phase>) -> Self {
+        Self::run(plan(url, phases))
+    }
+
+    fn run(plan: Plan) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(mcp_load::run(plan, None, stop.clone()));
         Self { stop, task }
@@ -35,6 +45,13 @@ impl Load {
         let report = self.task.await??;
         println!("{}", mcp_load::table(&report));
         Ok(report)
+    }
+}
+
+fn plan(url: &str, phases: Vec<Phase>) -> Plan {
+    Plan {
+        era: Era::Mixed,
+        ..Plan::new(url, Mix::simulate_work(CALL_MILLISECONDS, 0), phases)
     }
 }
 

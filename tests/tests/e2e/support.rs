@@ -211,7 +211,7 @@ pub async fn call_with(http: &reqwest::Client, url: &str, tool: &str, arguments:
 /// Waits until a first call is served, and answers with its result: a pod that is ready takes a moment to be known to
 /// the proxy of the node.
 pub async fn first_call(url: &str) -> Result<Value> {
-    let answer = eventually(Duration::from_secs(5), "a first call is served", async || {
+    let answer = eventually(Duration::from_secs(30), "a first call is served", async || {
         call(url, "create_session", json!({"purpose": "the first call"})).await
     })
     .await?;

@@ -7,35 +7,36 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-use super::{program, until};
+use super::{SOON, program, until};
 
 /// `max_connections` of the throw-away server.
 pub const MAX_CONNECTIONS: u32 = 90;
 
-/// Runs Postgres and obeys `stop` and `start`, a line each. When its standard input ends, because the test process is
-/// gone, however that happened, it stops Postgres and removes the data.
+/// Runs Postgres and obeys `stop` and `start` with a port, a line each, which it repeats, or says `failed`. When its
+/// standard input ends, because the test process is gone, however that happened, it stops Postgres and removes the data.
+/// That Postgres is ready is in a file of its own: at the port somebody else may answer.
 const SUPERVISOR: &str = r#"
 trap '' INT TERM HUP
 folder=$(mktemp -d) && cd "$folder" || exit 1
 "$1/initdb" --no-sync --auth=trust --username=mcp --pgdata=data >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
 start() {
-    "$1/postgres" -D data -p "$2" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
-        -c max_connections="$3" >postgres.log 2>&1 &
+    "$1/postgres" -D data -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
+        -c max_connections="$2" >postgres.log 2>&1 &
     postgres=$!
-    until "$1/pg_isready" -q -h 127.0.0.1 -p "$2"; do
-        kill -0 "$postgres" || { cat postgres.log >&2; exit 1; }
+    until grep -qs '^ready' data/postmaster.pid; do
+        kill -0 "$postgres" || { cat postgres.log >&2; return 1; }
         sleep 0.05
     done
 }
 stop() { kill -INT "$postgres"; wait "$postgres"; }
-start "$@"
 echo ready
-while read -r command; do
-    case $command in start) start "$@" ;; stop) stop ;; esac
+while read -r command port; do
+    case $command in start) start "$@" "$port" || command=failed ;; stop) stop ;; esac
     echo "$command"
 done
 stop
@@ -61,45 +62,49 @@ impl Postgres {
     /// Starts one.
     pub fn start() -> Self {
         let bin = bin();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = unprivileged("sh");
         command
             .args(["-c", SUPERVISOR, "supervisor"])
             .arg(bin)
-            .arg(port.to_string())
             .arg(MAX_CONNECTIONS.to_string());
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("sh runs");
-        let mut answers = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        answers.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "Postgres could not be set up; see its message above");
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut supervisor = Supervisor { child, answers };
+        assert_eq!(
+            supervisor.answer(),
+            "ready",
+            "Postgres could not be set up; see its message above"
+        );
+        // Somebody else may have taken a port that was free a moment ago; then another one is.
+        let started = (0..10).find_map(|_| {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            supervisor.has_started(port).then_some(port)
+        });
         Self {
-            supervisor: Mutex::new(Supervisor { child, answers }),
-            port,
+            port: started.expect("Postgres starts; see its message above"),
+            supervisor: Mutex::new(supervisor),
             databases: AtomicU32::new(0),
         }
     }
 
     /// Stops the server; connections are closed at once.
     pub fn stop(&self) {
-        self.order("stop");
+        assert_eq!(self.supervisor.lock().unwrap().order("stop"), "stop");
     }
 
     /// Starts it again with the same data.
     pub fn start_again(&self) {
-        self.order("start");
-    }
-
-    fn order(&self, command: &str) {
         let mut supervisor = self.supervisor.lock().unwrap();
-        writeln!(supervisor.child.stdin.as_mut().unwrap(), "{command}").unwrap();
-        let mut line = String::new();
-        supervisor.answers.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), command);
+        // Whoever has taken its port meanwhile may give it back.
+        let deadline = Instant::now() + SOON;
+        while !supervisor.has_started(self.port) {
+            assert!(Instant::now() < deadline, "Postgres does not start again");
+            sleep(Duration::from_millis(100));
+        }
     }
 
     /// URL of a database that exists from the start.
@@ -120,6 +125,24 @@ impl Postgres {
 
     async fn connect(&self, database: &str) -> Client {
         connect(&self.url(database)).await
+    }
+}
+
+impl Supervisor {
+    /// Starts Postgres; says whether it is ready.
+    fn has_started(&mut self, port: u16) -> bool {
+        self.order(&format!("start {port}")) == "start"
+    }
+
+    fn order(&mut self, command: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{command}").unwrap();
+        self.answer()
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
     }
 }
 
@@ -162,7 +185,7 @@ impl Drop for Postgres {
             if supervisor.child.try_wait().unwrap().is_some() {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
         supervisor.child.kill().unwrap();
     }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::cgroup::MemoryGroup;
 use super::client::Client;
+use super::metrics::Scrape;
 use super::until;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_mcp-server");
@@ -121,6 +122,15 @@ impl Process {
         let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         let kibibytes: usize = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
         kibibytes * 1024
+    }
+
+    /// Waits until an unlabelled metric has a value.
+    pub async fn until_metric(&self, name: &str, value: f64) {
+        let what = format!("{name} is {value}");
+        until(&what, async || {
+            (Scrape::of_url(&self.metrics).await.sum(name, &[]) == Some(value)).then_some(())
+        })
+        .await;
     }
 
     /// All that it has logged so far, as it stands.

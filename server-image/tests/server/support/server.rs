@@ -12,10 +12,12 @@ use mcp_server::server::{Capacity, Data, Fixtures, Network, Operation, Server, S
 use mcp_server::telemetry::TelemetrySettings;
 use mcp_server::tools::shared_context::SharedContextSettings;
 use mcp_server::tuning::Tuning;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::client::Client;
 use super::metrics::Scrape;
+use super::redis::PATIENCE;
 use super::until;
 
 /// A server and how to reach it.
@@ -76,6 +78,7 @@ pub fn settings(database_url: &str) -> Settings {
         // Each read is checked, so that tests need not wait for what another replica has written.
         cache: CacheSettings {
             staleness: Duration::ZERO,
+            redis_answer: PATIENCE,
             ..CacheSettings::default()
         },
         operation: Operation {
@@ -123,6 +126,15 @@ impl TestServer {
     /// All metrics now.
     pub async fn scrape(&self) -> Scrape {
         Scrape::of(self.server.metrics).await
+    }
+
+    /// Waits until `count` calls wait at the SQLite file, which somebody has locked for writers. They are admitted; and
+    /// readers, whom nobody holds up, come there behind them and go.
+    pub async fn until_at_file(&self, count: f64) {
+        self.until_metric("mcp_in_flight_requests", count).await;
+        for _ in 0..10 {
+            self.client.call("get_memory", json!({"key": "of nobody"})).await;
+        }
     }
 
     /// Waits until an unlabelled metric has a value.

@@ -1,5 +1,7 @@
 //! Whether the figures mean what they say: stalls are seen, the tester's own lateness is told, runs end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fake::{Fake, Received, serve};
@@ -11,14 +13,25 @@ use tokio::sync::watch;
 const STALL: Duration = Duration::from_millis(250);
 const PERIOD: Duration = Duration::from_secs(1);
 
-async fn stalling_server() -> Fake {
+/// The server, and how many calls have come while it stood still.
+async fn stalling_server() -> (Fake, Arc<AtomicU64>) {
     let start = Instant::now();
-    serve(move |call: Received| async move {
-        let into_period = Duration::from_nanos_u128(start.elapsed().as_nanos() % PERIOD.as_nanos());
-        tokio::time::sleep(STALL.saturating_sub(into_period)).await;
-        call.done()
+    let stalled = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&stalled);
+    let server = serve(move |call: Received| {
+        let count = Arc::clone(&count);
+        async move {
+            let into_period = Duration::from_nanos_u128(start.elapsed().as_nanos() % PERIOD.as_nanos());
+            let left = STALL.saturating_sub(into_period);
+            if !left.is_zero() {
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(left).await;
+            }
+            call.done()
+        }
     })
-    .await
+    .await;
+    (server, stalled)
 }
 
 fn plan(url: &str, phase: Phase) -> Plan {
@@ -28,46 +41,46 @@ fn plan(url: &str, phase: Phase) -> Plan {
     }
 }
 
-/// What a closed loop reports: one request after the other, each timed from when it was sent.
-async fn closed_loop_p95(url: &str, duration: Duration) -> Duration {
-    // One request in flight at most makes a plan of one request a closed loop.
+/// A closed loop: one request after the other.
+async fn closed_loop(url: &str, duration: Duration) {
     let start = Instant::now();
-    let mut latencies = Vec::new();
     while start.elapsed() < duration {
         let one = plan(url, Phase::constant(1000.0, Duration::from_millis(1)));
-        latencies.push(
-            run(one, None, CancellationToken::new())
-                .await
-                .unwrap()
-                .service_latency
-                .max()
-                .unwrap(),
-        );
+        run(one, None, CancellationToken::new()).await.unwrap();
     }
-    latencies.sort();
-    latencies[latencies.len() * 95 / 100]
 }
 
 /// Users who arrive during a stall wait for its end: a quarter of all here. A closed loop sends one request into each
 /// stall and so hides it; a load tester that does the same would call this server fast.
+///
+/// On a slow machine everything takes longer, so it is counted who met a stall, and nothing is called quick but what is
+/// by far the most.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stall_shows_in_full_where_a_closed_loop_hides_it() {
-    let server = stalling_server().await;
+    let (server, stalled) = stalling_server().await;
     let open = plan(&server.url, Phase::constant(100.0, 3 * PERIOD));
     let report = run(open, None, CancellationToken::new()).await.unwrap();
-    let open_p95 = report.quantile(0.95).unwrap();
+    let open = stalled.swap(0, Ordering::Relaxed);
     assert!(
-        open_p95 > Duration::from_millis(150),
-        "a quarter waits up to 250 ms, so p95 is about 200 ms: {open_p95:?}"
+        (50..=150).contains(&open),
+        "a quarter of 300 came during a stall: {open}"
     );
+    // Thirty were due in the first 100 ms of a stall. They waited for its end, however late they were sent.
+    let p92 = report.quantile(0.92).unwrap();
     assert!(
-        report.quantile(0.6).unwrap() < Duration::from_millis(100),
-        "three quarters met no stall"
+        p92 >= Duration::from_millis(150),
+        "a tenth waits for 150 to 250 ms: {p92:?}"
     );
-    let closed_p95 = closed_loop_p95(&server.url, 3 * PERIOD).await;
+    let quick = report.quantile(0.3).unwrap();
     assert!(
-        closed_p95 < open_p95 / 3,
-        "closed loop {closed_p95:?}, open loop {open_p95:?}"
+        quick < Duration::from_millis(100),
+        "three quarters met no stall: {quick:?}"
+    );
+    closed_loop(&server.url, 3 * PERIOD).await;
+    let closed = stalled.load(Ordering::Relaxed);
+    assert!(
+        (1..=5).contains(&closed),
+        "one in each stall, of which there are three or four: {closed}"
     );
 }
 
@@ -150,7 +163,7 @@ async fn requests_above_the_bound_in_flight_are_counted_and_make_the_run_invalid
 #[tokio::test]
 async fn the_time_series_adds_up_and_windows_cut_it_by_due_time() {
     let server = serve(async |call: Received| {
-        tokio::time::sleep(Duration::from_millis(if call.number < 60 { 5 } else { 200 })).await;
+        tokio::time::sleep(Duration::from_millis(if call.number < 60 { 5 } else { 600 })).await;
         call.done()
     })
     .await;
@@ -159,8 +172,9 @@ async fn the_time_series_adds_up_and_windows_cut_it_by_due_time() {
     let offered: Vec<u64> = report.time_series.iter().map(|second| second.counts.offered).collect();
     assert_eq!(offered, [20, 40, 60]);
     assert_eq!(report.window(0, 3).counts, report.total);
-    assert!(report.window(0, 2).quantile(0.95).unwrap() < Duration::from_millis(150));
-    assert!(report.window(2, 3).quantile(0.05).unwrap() >= Duration::from_millis(198));
+    // Of sixty each; some may be late on a busy machine, and a few in another order than they were due.
+    assert!(report.window(0, 2).quantile(0.75).unwrap() < Duration::from_millis(500));
+    assert!(report.window(2, 3).quantile(0.1).unwrap() >= Duration::from_millis(590));
     assert_eq!(report.window(3, 9).quantile(0.5), None, "no requests, no latency");
 }
 
@@ -171,14 +185,13 @@ async fn a_cancelled_run_ends_soon_with_what_was_seen() {
     let (progress, mut seen) = watch::channel(Progress::default());
     let plan = plan(&server.url, Phase::constant(50.0, Duration::from_mins(10)));
     let running = tokio::spawn(run(plan, Some(progress), cancel.clone()));
-    seen.changed().await.unwrap();
-    assert!(
-        seen.borrow().total.offered >= 40,
-        "progress is live: {:?}",
-        seen.borrow()
-    );
+    let live = seen.wait_for(|progress| progress.total.offered >= 40);
+    tokio::time::timeout(Duration::from_secs(20), live)
+        .await
+        .expect("progress is live")
+        .unwrap();
     cancel.cancel();
-    let report = tokio::time::timeout(Duration::from_secs(2), running)
+    let report = tokio::time::timeout(Duration::from_secs(10), running)
         .await
         .unwrap()
         .unwrap()
