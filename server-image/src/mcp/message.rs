@@ -20,7 +20,7 @@ const METHODS: &[&str] = &[
     "prompts/list",
     "resources/list",
     "resources/read",
-    "resources/subscribe",
+    SUBSCRIBE,
     "resources/templates/list",
     "resources/unsubscribe",
     "server/discover",
@@ -28,15 +28,10 @@ const METHODS: &[&str] = &[
     "tools/list",
 ];
 /// Those that only clients up to 2025-11-25 send.
-const OF_SESSIONS: &[&str] = &[
-    INITIALIZE,
-    PING,
-    "logging/setLevel",
-    "resources/subscribe",
-    "resources/unsubscribe",
-];
+const OF_SESSIONS: &[&str] = &[INITIALIZE, PING, "logging/setLevel", SUBSCRIBE, "resources/unsubscribe"];
 pub(super) const TOOLS_CALL: &str = "tools/call";
 pub(super) const INITIALIZE: &str = "initialize";
+const SUBSCRIBE: &str = "resources/subscribe";
 const LISTEN: &str = "subscriptions/listen";
 const PING: &str = "ping";
 /// Stands for whatever is not on a list.
@@ -94,7 +89,8 @@ impl Kind {
 
     /// Whether the server keeps something for its client when it is answered.
     pub(super) fn stays(self) -> bool {
-        self == Self::Listen || self.is_initialize()
+        let subscribes = matches!(self, Self::Request { method, .. } if method == SUBSCRIBE);
+        self == Self::Listen || self.is_initialize() || subscribes
     }
 }
 

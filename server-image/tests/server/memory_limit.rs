@@ -124,6 +124,7 @@ async fn a_full_server_lets_nobody_in_who_stays() {
     let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": "2025-11-25", "capabilities": {},
         "clientInfo": {"name": "test", "version": "1", "title": "x".repeat(50_000)}}});
+    let older = process.client.legacy_session().await;
     let mut sessions = 0;
     let refused = loop {
         let answer = process.client.post().json(&initialize).send().await.unwrap();
@@ -142,6 +143,8 @@ async fn a_full_server_lets_nobody_in_who_stays() {
         .client
         .modern("subscriptions/listen", json!({"notifications": {}}));
     assert_eq!(listen.send().await.unwrap().status(), 503);
+    let follow = older.request("resources/subscribe", &json!({"uri": "server://info/x"}));
+    assert_eq!(follow.send().await.unwrap().status(), 503);
     process
         .until_logged("it says so", |line| {
             line["level"] == "WARN"
