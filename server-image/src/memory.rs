@@ -1,8 +1,8 @@
 //! The memory of the container: how much there is, how much is used, and what to give up before the kernel kills.
 //!
 //! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
-//! by steps only when use is below [`CALM`], so that it does not swing. At [`FULL`] there is no cache left to give up, and
-//! nobody new is let in who stays: no session, no subscription. What counts is what the kernel cannot get back
+//! by steps only when use is below [`CALM`], so that it does not swing. From [`FULL`]
+//! on, and until it is below [`ROOM`] again, nobody new is let in who stays: no session, no subscription. What counts is what the kernel cannot get back
 //! by itself: the control group's use without the pages of files, which it drops before it kills.
 
 use std::fs;
@@ -22,7 +22,9 @@ use crate::metrics::at_scrape;
 pub const WARN: f64 = 0.8;
 /// Part of the limit at which no more is kept for clients: what is left is for calls.
 pub const FULL: f64 = 0.9;
-/// Part of the limit below which they may grow again.
+/// Part of the limit below which more is kept again.
+const ROOM: f64 = 0.85;
+/// Part of the limit below which caches may grow again.
 pub const CALM: f64 = 0.7;
 /// Time between two looks: a busy server fills the last fifth of a small container within a second.
 const LOOK: Duration = Duration::from_millis(200);
@@ -133,6 +135,24 @@ impl Guard {
         self.is_full.load(Ordering::Relaxed)
     }
 
+    fn let_in(&self, usage: Usage) {
+        let was_full = self.is_full();
+        let is_full = usage.ratio() >= if was_full { ROOM } else { FULL };
+        self.is_full.store(is_full, Ordering::Relaxed);
+        let (used, limit) = (usage.used, usage.limit);
+        match (was_full, is_full) {
+            (false, true) => {
+                tracing::warn!(
+                    used,
+                    limit,
+                    "memory is nearly full: new sessions and subscriptions are refused"
+                );
+            }
+            (true, false) => tracing::info!(used, limit, "there is memory for sessions and subscriptions again"),
+            _ => {}
+        }
+    }
+
     /// Watches until dropped; ends at once where there is no limit.
     pub async fn watch(self, cache: Cache) {
         if usage().is_none() {
@@ -144,15 +164,7 @@ impl Guard {
             sleep(LOOK).await;
             // It cannot be read when there are no more file descriptors, and can again when some are free.
             let Some(usage) = usage() else { continue };
-            let is_full = usage.ratio() >= FULL;
-            if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {
-                tracing::warn!(
-                    used = usage.used,
-                    limit = usage.limit,
-                    "memory is nearly full: new sessions and subscriptions are refused"
-                );
-            }
-            self.is_full.store(is_full, Ordering::Relaxed);
+            self.let_in(usage);
             let allowed = allowed(usage, cache.capacity(), cache.bytes());
             let has_settled = |wanted: &Allowed| last.as_ref().is_none_or(|last| last.has_settled(*wanted, usage));
             match allowed.filter(has_settled) {
@@ -285,6 +297,23 @@ mod tests {
         let groups = limits.map(|limit| group(&[("memory.max", limit), ("memory.current", "600")]));
         let folders: Vec<PathBuf> = groups.iter().map(|group| group.path().to_path_buf()).collect();
         assert_eq!(tightest(&folders).map(|usage| usage.limit), Some(700));
+    }
+
+    /// Whoever is let in at one look and refused at the next one tries again and again.
+    #[test]
+    fn nobody_is_let_in_before_there_is_room() {
+        let guard = Guard::default();
+        for (used, is_full) in [
+            (80, false),
+            (90, true),
+            (86, true),
+            (84, false),
+            (89, false),
+            (95, true),
+        ] {
+            guard.let_in(Usage { limit: 100, used });
+            assert_eq!(guard.is_full(), is_full, "at {used} %");
+        }
     }
 
     /// The cache must be gone before the kernel kills, must not swing, and must come back.

@@ -58,6 +58,9 @@ const INITIALIZE_MAX: usize = 64 * 1024;
 /// Largest notification, and largest answer of a client, in bytes: they need no slot, and may be passed on to another
 /// replica through the database.
 const LIGHT_MAX: usize = 1024 * 1024;
+/// After how many seconds there may be room again for what stays: sessions leave memory when they are not used for so
+/// long, and streams end when their clients go.
+const STAYS_SECONDS: u64 = 15;
 /// The answer to a request in a session that does not exist.
 const NO_SESSION: &str = "there is no such session";
 /// The answer to a request whose session exists, but cannot be taken into memory now.
@@ -263,7 +266,7 @@ impl Endpoint {
             Kind::Request { .. } | Kind::Listen if kind.stays() && self.memory.is_full() => {
                 let id = message::wanted(kind, request.body()).id;
                 let message = "this server has no memory for another session or subscription now";
-                let (seconds, status) = (u64::from(RETRY_SECONDS), StatusCode::SERVICE_UNAVAILABLE);
+                let (seconds, status) = (STAYS_SECONDS, StatusCode::SERVICE_UNAVAILABLE);
                 refused_for(seconds, status, "memory_full", message, &id)
             }
             Kind::Request { .. } if kind.is_initialize() && weight(request.body()) > INITIALIZE_MAX => {
@@ -298,7 +301,7 @@ impl Endpoint {
                 if !keep_body(request.extensions()) {
                     let id = message::wanted(kind, request.body()).id;
                     let message = "the open subscriptions take too much memory together; follow fewer resources";
-                    let (seconds, status) = (u64::from(RETRY_SECONDS), StatusCode::SERVICE_UNAVAILABLE);
+                    let (seconds, status) = (STAYS_SECONDS, StatusCode::SERVICE_UNAVAILABLE);
                     return refused_for(seconds, status, "subscriptions_too_large", message, &id);
                 }
                 drop(open);

@@ -34,6 +34,11 @@ const PART_KEPT: usize = 4;
 const PART_OF_LIMIT: u64 = 4;
 /// A body of this announced length, in bytes, fits into a connection's first reads.
 const SMALL: u64 = 8 * 1024;
+/// What a subscription may take without being counted: a few dozen resources, on as many connections as there may be.
+const KEPT_FREE: usize = 16 * 1024;
+/// The header in which clients of subscriptions name their method.
+const METHOD: &str = "mcp-method";
+const LISTEN: &str = "subscriptions/listen";
 /// What a value in an array or a map takes when it is parsed, in bytes: the value, room for more of them, and a key.
 const VALUE: usize = 256;
 /// What a map takes beside its values, in bytes.
@@ -70,7 +75,7 @@ impl Budget {
         at_scrape::gauge(
             registry,
             "mcp_subscription_body_bytes",
-            "Memory of what open subscriptions asked for, above 8 KiB each",
+            "Memory of what open subscriptions asked for, of those that take more than 16 KiB",
             move || u32::try_from(read.kept.load(Ordering::Relaxed)).ok().map(f64::from),
         );
         registry.register(
@@ -86,7 +91,9 @@ impl Budget {
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if body.is_end_stream() || announced.is_some_and(|length| length <= SMALL) {
+        // What is kept is weighed, however short it is: others come and go.
+        let is_kept = headers.get(METHOD).is_some_and(|method| method == LISTEN);
+        if body.is_end_stream() || !is_kept && announced.is_some_and(|length| length <= SMALL) {
             return (Body::new(body), None);
         }
         let share = Arc::new(Share {
@@ -138,6 +145,10 @@ impl Share {
             return true;
         }
         self.budget.used.fetch_sub(held, Ordering::Relaxed);
+        if held <= KEPT_FREE {
+            self.held.store(0, Ordering::Relaxed);
+            return true;
+        }
         let has_room = self.budget.kept.fetch_add(held, Ordering::Relaxed) + held <= self.budget.most / PART_KEPT;
         if !has_room {
             self.budget.refused.inc();
@@ -274,10 +285,12 @@ mod tests {
         let first = share(&budget, part);
         assert!(first.keep() && first.keep());
         assert_eq!(figures(), (0, part));
-        let second = share(&budget, 1);
+        let second = share(&budget, KEPT_FREE + 1);
         assert!(!second.keep(), "there is room for no more");
+        let small = share(&budget, KEPT_FREE);
+        assert!(small.keep(), "a small one is not counted");
         let call = share(&budget, 3 * part);
-        drop((first, second));
+        drop((first, second, small));
         assert_eq!(figures(), (3 * part, 0));
         drop(call);
         assert_eq!(figures(), (0, 0));

@@ -59,7 +59,7 @@ async fn call(client: &Client) {
 
 /// Calls again and again until `attack` is over. Whoever is held up by it is served when it is over, on any machine.
 async fn others_are_served<T>(client: &Client, attack: JoinHandle<T>) -> T {
-    let (mut meanwhile, mut longest) = (0, Duration::ZERO);
+    let (began, mut meanwhile, mut longest) = (Instant::now(), 0, Duration::ZERO);
     while meanwhile == 0 || !attack.is_finished() {
         let asked = Instant::now();
         call(client).await;
@@ -70,10 +70,11 @@ async fn others_are_served<T>(client: &Client, attack: JoinHandle<T>) -> T {
         meanwhile += 1;
         sleep(Duration::from_millis(50)).await;
     }
-    // The first may have been served before it began.
+    // Whoever is held up until it is over waits for most of it.
+    let took = began.elapsed();
     assert!(
-        longest < SERVED || meanwhile > 1,
-        "{meanwhile} calls were served during the attack, the slowest took {longest:?}"
+        longest < SERVED || longest * 2 < took,
+        "{meanwhile} calls were served during {took:?}, the slowest took {longest:?}"
     );
     attack.await.unwrap()
 }

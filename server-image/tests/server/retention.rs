@@ -75,6 +75,23 @@ async fn thread(database: &TestDatabase, id: &str, messages: i64, counted: i64) 
         .await;
 }
 
+/// Entries in the memory of a session.
+async fn memory(database: &TestDatabase, id: &str, entries: i64) {
+    database
+        .execute(
+            &format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {entries}) \
+                 INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes, created_at, updated_at) \
+                 SELECT 'ann', '{id}', i, '1', 1, 0, 0 FROM n"
+            ),
+            &format!(
+                "INSERT INTO agent_memory (agent_id, session_id, key, value, size_bytes) \
+                 SELECT 'ann', '{id}', i::text, '1', 1 FROM generate_series(1, {entries}) i"
+            ),
+        )
+        .await;
+}
+
 /// Many sessions, each with `messages`, created `created` days ago, a thousand of them in the same moment, and last
 /// changed `changed` days ago.
 async fn many(
@@ -281,7 +298,7 @@ async fn a_round_takes_as_many_steps_as_there_is_to_remove() {
     }
 }
 
-/// A session must go however many messages it has, and even if its own count of them is wrong.
+/// A session must go however many messages and entries of memory it has, and even if its own count of them is wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_larger_than_a_batch_go_step_by_step() {
     for database in both().await {
@@ -303,9 +320,17 @@ async fn sessions_larger_than_a_batch_go_step_by_step() {
         }
         session(&database, "session_0000000000000009", 40, 29, false).await;
         thread(&database, "session_0000000000000009", large, large).await;
+        for (number, entries) in [(2, 3 * large), (5, 4), (8, large), (9, large)] {
+            memory(&database, &format!("session_{number:016x}"), entries).await;
+        }
         let steps = finish(storage, Cleaning::ClosedSessions(MONTH)).await;
-        assert!(steps <= 20, "{kind}: {steps} steps");
+        assert!((15..=28).contains(&steps), "{kind}: {steps} steps");
         assert_eq!(database.count("sessions").await, 1, "{kind}");
+        assert_eq!(
+            database.count("agent_memory").await,
+            large,
+            "{kind}: that of what stays"
+        );
         assert_eq!(database.count("messages").await, large, "{kind}: those of what stays");
     }
 }

@@ -35,7 +35,7 @@ impl PostgresDatabase {
     /// that takes. Only who builds or drops keeps a connection meanwhile; who waits for another replica to build takes
     /// one for each look.
     pub(in crate::database) async fn build_online(&self, migrations: &[Migration]) -> Result<(), DatabaseError> {
-        for migration in migrations {
+        for (place, migration) in migrations.iter().enumerate() {
             let Some(online) = migration.online() else {
                 continue;
             };
@@ -49,6 +49,8 @@ impl PostgresDatabase {
                 continue;
             }
             match online {
+                // Another replica may have built and dropped it a moment ago: nothing would drop it a second time.
+                Online::Build(index) if is_dropped(index, &migrations[place..]) => {}
                 Online::Build(index) => self.until_valid(index, migration.postgres).await?,
                 Online::Drop(index) => self.until_gone(index, migration.postgres).await?,
             }
@@ -95,6 +97,11 @@ impl PostgresDatabase {
             ignore_races(connection.run_long(drop).await)?;
         }
     }
+}
+
+/// Whether one of `later` steps drops the index.
+fn is_dropped(index: &'static str, later: &[Migration]) -> bool {
+    later.iter().any(|step| step.online() == Some(Online::Drop(index)))
 }
 
 async fn state(connection: &PostgresConnection, index: &str) -> Result<State, DatabaseError> {

@@ -1,19 +1,18 @@
 //! What replicas give each other through Postgres: letters, and copies of streams.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::ready;
 use futures::{Stream, StreamExt, stream};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{Instant, timeout};
 
 use super::ids::StreamId;
+use super::postage::Postage;
 use super::replay::{Copying, KEEP};
 use crate::changes::{Changes, Topic};
 use crate::database::{DatabaseError, PostgresDatabase};
@@ -27,11 +26,8 @@ const BEGIN_MAX: Duration = Duration::from_secs(15);
 pub(super) const STREAM_MAX: Duration = Duration::from_mins(3);
 /// How often a copy is looked at without news of it.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Most KiB of clients' messages that one replica hands on to others in a second, over time, and at once. Such messages
-/// need no slot, and lie in the database for minutes if they are to nobody: this bounds them to some 250 MB.
-const DELIVERED_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(1023);
-const DELIVERED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(8 * 1024 - 1);
+/// Rows that are removed at once; the connection is for others in between.
+const TIDY_AT_ONCE: usize = 10_000;
 
 /// Something that another replica should do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,8 +50,7 @@ pub(super) struct Exchange {
     database: PostgresDatabase,
     changes: Changes,
     read: Mutex<LettersRead>,
-    /// How many KiB of clients' messages may be handed on.
-    delivered: DefaultDirectRateLimiter,
+    postage: Postage,
 }
 
 /// Which letters to all this replica has read.
@@ -81,7 +76,7 @@ impl Exchange {
             database,
             changes,
             read: Mutex::default(),
-            delivered: RateLimiter::direct(Quota::per_second(DELIVERED_PER_SECOND).allow_burst(DELIVERED_AT_ONCE)),
+            postage: Postage::new(),
         }
     }
 
@@ -97,12 +92,7 @@ impl Exchange {
             session: session.to_owned(),
             message: Box::new(message),
         })?;
-        let kibibytes = u32::try_from(letter.len() / 1024 + 1).ok().and_then(NonZeroU32::new);
-        if !kibibytes.is_some_and(|kibibytes| matches!(self.delivered.check_n(kibibytes), Ok(Ok(())))) {
-            tracing::warn!(
-                bytes = letter.len(),
-                "a client's message to a call at another replica is lost: clients send too many of them"
-            );
+        if !self.postage.is_paid(session, letter.len()) {
             return Ok(());
         }
         self.send(replica, letter).await
@@ -300,15 +290,22 @@ impl Exchange {
 
     /// Removes what nobody needs any more.
     pub(super) async fn tidy(&self) -> Result<(), DatabaseError> {
-        let connection = self.database.connection().await?;
+        self.postage.tidy();
         let seconds = i64::try_from((STREAM_MAX + KEEP).as_secs()).unwrap_or(i64::MAX);
-        for (table, key) in [("mcp_stream_events", "ctid"), ("mcp_letters", "ctid")] {
+        for table in ["mcp_stream_events", "mcp_letters"] {
             let delete = format!(
-                "DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} \
-                 WHERE created_at < now() - make_interval(secs => $1::bigint) LIMIT 10000 FOR UPDATE SKIP LOCKED)"
+                "DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} \
+                 WHERE created_at < now() - make_interval(secs => $1::bigint) LIMIT $2 FOR UPDATE SKIP LOCKED) \
+                 RETURNING 1"
             );
-            connection.query(&delete, &[&seconds]).await?;
+            while self.delete(&delete, seconds).await? == TIDY_AT_ONCE {}
         }
         Ok(())
+    }
+
+    async fn delete(&self, delete: &str, seconds: i64) -> Result<usize, DatabaseError> {
+        let connection = self.database.connection().await?;
+        let rows = i64::try_from(TIDY_AT_ONCE).unwrap_or(i64::MAX);
+        Ok(connection.query(delete, &[&seconds, &rows]).await?.len())
     }
 }

@@ -14,6 +14,7 @@ mod ids;
 mod log;
 mod manager;
 mod news;
+mod postage;
 mod replay;
 mod schema;
 mod store;

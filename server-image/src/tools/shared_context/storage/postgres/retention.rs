@@ -113,35 +113,44 @@ fn closing() -> String {
     )
 }
 
-/// Sessions go whole, with their messages, as long as all that goes is no more than a batch; the step ends before the
-/// first one that does not fit. If nothing went before it, it is larger than a batch, and its newest messages go: an
-/// answer before what it answers. Fewer than a batch of them show that the session's own count is wrong, which must not
+/// Sessions go whole, with their messages and their memory, as long as all that goes is no more than a batch; the step
+/// ends before the first one that does not fit. If nothing went before it, it is larger than a batch, and its newest
+/// messages go, an answer before what it answers, and then its memory. Fewer than a batch of them show that the session's own count is wrong, which must not
 /// keep it for ever; but not if the count has changed meanwhile, for then another replica has deleted the others.
 fn removal() -> String {
     format!(
         "{}, \
-         summed AS ( \
-           SELECT *, sum(CASE WHEN unused THEN message_count + 1::bigint ELSE 0 END) \
-             OVER (ORDER BY created_at, id) AS size \
+         sized AS ( \
+           SELECT *, CASE WHEN unused THEN message_count + 1::bigint + ( \
+               SELECT count(*) FROM (SELECT FROM agent_memory WHERE session_id = looked.id LIMIT $2) AS entries) \
+             ELSE 0 END AS own \
            FROM looked), \
+         summed AS (SELECT *, sum(own) OVER (ORDER BY created_at, id) AS size FROM sized), \
          passed AS (SELECT * FROM summed WHERE size <= $2), \
          removed AS ( \
            DELETE FROM sessions WHERE id = ANY (ARRAY(SELECT id FROM passed WHERE unused)) \
            AND NOT is_active AND {UNUSED} RETURNING message_count + 1::bigint AS size), \
          large AS MATERIALIZED ( \
            SELECT id FROM sessions WHERE (id, message_count) = \
-             (SELECT id, message_count FROM summed WHERE unused AND size > $2 AND size = message_count + 1::bigint) \
+             (SELECT id, message_count FROM summed WHERE unused AND size > $2 AND size = own) \
            AND NOT is_active AND {UNUSED} FOR UPDATE), \
          shortened AS ( \
            DELETE FROM messages WHERE id = ANY (ARRAY( \
              SELECT newest.id FROM large, \
                LATERAL (SELECT id FROM messages WHERE session_id = large.id ORDER BY id DESC LIMIT $2) AS newest)) \
            RETURNING 1), \
+         forgotten AS ( \
+           DELETE FROM agent_memory WHERE ctid = ANY (ARRAY( \
+             SELECT entries.ctid FROM large, \
+               LATERAL (SELECT ctid FROM agent_memory WHERE session_id = large.id \
+                 LIMIT $2 - (SELECT count(*) FROM shortened)) AS entries)) \
+           AND session_id = (SELECT id FROM large) RETURNING 1), \
          counted AS ( \
            UPDATE sessions SET message_count = \
              CASE WHEN (SELECT count(*) FROM shortened) = $2 THEN message_count - $2 ELSE 0 END \
            WHERE id = (SELECT id FROM large)) \
-         SELECT (SELECT coalesce(sum(size), 0)::bigint FROM removed) + (SELECT count(*) FROM shortened), \
+         SELECT (SELECT coalesce(sum(size), 0)::bigint FROM removed) + (SELECT count(*) FROM shortened) \
+             + (SELECT count(*) FROM forgotten), \
            (SELECT count(*) FROM looked) = $2 OR EXISTS (SELECT FROM summed WHERE size > $2), last.created_at, last.id \
          FROM {}",
         looked("NOT is_active"),

@@ -100,13 +100,13 @@ fn close(connection: &Connection, age: Duration, mut place: Place, batch: i64) -
     Ok(cleaned(rows, is_more.then_some(place)))
 }
 
-/// Sessions go whole, with their messages, as long as all that goes is no more than a batch.
+/// Sessions go whole, with their messages and their memory, as long as all that goes is no more than a batch.
 fn remove(connection: &Connection, age: Duration, mut place: Place, batch: i64) -> Result<Cleaned, StorageError> {
     let (looked, is_more) = look(connection, CLOSED, age, &place, batch)?;
     let mut rows = 0;
     for session in looked {
         if session.is_unused {
-            let size = session.message_count + 1;
+            let size = session.message_count + 1 + entries(connection, &session, batch)?;
             if rows + size > batch {
                 if rows == 0 {
                     rows = shorten(connection, &session, batch)?;
@@ -125,7 +125,15 @@ fn remove(connection: &Connection, age: Duration, mut place: Place, batch: i64) 
     Ok(cleaned(rows, is_more.then_some(place)))
 }
 
-/// Deletes the newest messages of a session that is larger than a batch: an answer goes before what it answers. Fewer
+/// How many entries the memory of a session has, as far as it matters.
+fn entries(connection: &Connection, session: &Looked, most: i64) -> Result<i64, StorageError> {
+    let count = "SELECT count(*) FROM (SELECT 1 FROM agent_memory WHERE session_id = ?1 LIMIT ?2)";
+    let mut statement = connection.prepare_cached(count)?;
+    Ok(statement.query_row(params![session.place.id, most], |row| row.get(0))?)
+}
+
+/// Deletes the newest messages of a session that is larger than a batch, an answer before what it answers, and then
+/// its memory. Fewer
 /// than a batch of them show that the session's own count is wrong, which must not keep it for ever.
 fn shorten(connection: &Connection, session: &Looked, batch: i64) -> Result<i64, StorageError> {
     let delete = "DELETE FROM messages WHERE id IN \
@@ -134,7 +142,9 @@ fn shorten(connection: &Connection, session: &Looked, batch: i64) -> Result<i64,
     let left = if rows == batch { session.message_count - rows } else { 0 };
     let count = "UPDATE sessions SET message_count = ?2 WHERE id = ?1";
     change(connection, count, params![session.place.id, left])?;
-    Ok(rows)
+    let forget = "DELETE FROM agent_memory WHERE rowid IN \
+        (SELECT rowid FROM agent_memory WHERE session_id = ?1 LIMIT ?2)";
+    Ok(rows + change(connection, forget, params![session.place.id, batch - rows])?)
 }
 
 /// A session that a step looks at.
