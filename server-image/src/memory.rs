@@ -1,9 +1,11 @@
 //! The memory of the container: how much there is, how much is used, and what to give up before the kernel kills.
 //!
 //! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
-//! by steps only when use is below [`CALM`], so that it does not swing. From [`FULL`]
-//! on, and until it is below [`ROOM`] again, nobody new is let in who stays: no session, no subscription. What counts is what the kernel cannot get back
-//! by itself: the control group's use without the pages of files, which it drops before it kills.
+//! by steps only when use is below [`CALM`], so that it does not swing. From [`FULL`] on, and until it is below [`ROOM`]
+//! again, nobody new is let in who stays: no session, no subscription.
+//!
+//! What counts is what the kernel cannot get back by itself: the control group's use without the pages of files, which it
+//! drops before it kills.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ pub const WARN: f64 = 0.8;
 /// Part of the limit at which no more is kept for clients: what is left is for calls.
 pub const FULL: f64 = 0.9;
 /// Part of the limit below which more is kept again.
-const ROOM: f64 = 0.85;
+pub const ROOM: f64 = 0.85;
 /// Part of the limit below which caches may grow again.
 pub const CALM: f64 = 0.7;
 /// Time between two looks: a busy server fills the last fifth of a small container within a second.
