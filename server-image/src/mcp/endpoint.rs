@@ -1,7 +1,6 @@
 //! The HTTP endpoint of MCP: decides what needs a slot, hands over to rmcp, and follows each answer to its end.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +12,19 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use prometheus_client::registry::Registry;
 use rmcp::model::{ErrorCode, ProtocolVersion};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::Value;
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
 use super::accept::accepts_events;
 use super::answer::Answer;
+use super::body::{BODY_MAX, read};
 use super::direct::DirectCall;
 use super::handler::McpHandler;
 use super::headers::{self, text};
@@ -46,10 +46,8 @@ use crate::metrics::requests::Operation;
 use crate::metrics::sessions::SessionMetrics;
 use crate::telemetry::{Followed, Observed, Observer, carried_in};
 use crate::tools::Catalog;
-use crate::transport::{OutOfMemory, RETRY_SECONDS, keep_body, weight};
+use crate::transport::{keep_body, weight};
 
-/// Largest request body, in bytes.
-pub(super) const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Most that a request for a subscription may take in memory, in bytes: it is kept for as long as that is open, and
 /// needs no slot.
 const LISTEN_MAX: usize = 2 * 1024 * 1024;
@@ -65,8 +63,6 @@ const STAYS_SECONDS: u64 = 15;
 const NO_SESSION: &str = "there is no such session";
 /// The answer to a request whose session exists, but cannot be taken into memory now.
 const NOT_RESTORED: &str = "the session cannot be restored now; try again";
-/// Longest time for a body to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the arrival of a request to the end of its answer.
 const REQUEST_MAX: Duration = Duration::from_mins(2);
 
@@ -510,69 +506,6 @@ impl Unanswered {
             Self::TimedOut => refused(StatusCode::GATEWAY_TIMEOUT, "timed_out", &message, id),
         }
     }
-}
-
-/// Why the body of a request is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unread {
-    /// It is longer than [`BODY_MAX`].
-    #[error("the request body is larger than 4 MiB")]
-    TooLong,
-    /// It took longer than [`BODY_TIMEOUT`].
-    #[error("the request body did not arrive within 30 s")]
-    TooSlow,
-    /// It broke off.
-    #[error("the request body could not be read")]
-    Broken,
-    /// There is no memory for it.
-    #[error(transparent)]
-    OutOfMemory(OutOfMemory),
-}
-
-impl Unread {
-    pub(super) const fn status(self) -> StatusCode {
-        match self {
-            Self::TooLong | Self::OutOfMemory(OutOfMemory::TooManyValues) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Broken => StatusCode::BAD_REQUEST,
-            Self::OutOfMemory(OutOfMemory::TooManyBodies) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// The answer to a client of MCP. What its id would have been, nobody knows.
-    fn answer(self) -> Response {
-        let (message, id) = (self.to_string(), Value::Null);
-        let reason = match self {
-            Self::TooLong => "body_too_long",
-            Self::TooSlow => "body_too_slow",
-            Self::OutOfMemory(OutOfMemory::TooManyValues) => "too_many_values",
-            Self::OutOfMemory(OutOfMemory::TooManyBodies) => {
-                let seconds = u64::from(RETRY_SECONDS);
-                return refused_for(seconds, self.status(), "bodies_too_large", &message, &id);
-            }
-            Self::Broken => {
-                // Like every body that ends before its message does.
-                let code = ErrorCode::PARSE_ERROR.0;
-                return refused_with(code, self.status(), "body_unreadable", &message, &id);
-            }
-        };
-        refused(self.status(), reason, &message, &id)
-    }
-}
-
-/// Reads a body of bounded size in bounded time.
-pub(super) async fn read(body: Body) -> Result<Bytes, Unread> {
-    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLong),
-        Ok(Err(error)) => Err(out_of_memory(&*error).map_or(Unread::Broken, Unread::OutOfMemory)),
-        Err(_) => Err(Unread::TooSlow),
-    }
-}
-
-/// Whether that is why a body was not read to its end; axum's error is around it.
-fn out_of_memory(error: &(dyn Error + 'static)) -> Option<OutOfMemory> {
-    error.downcast_ref().copied().or_else(|| out_of_memory(error.source()?))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod accept;
 mod answer;
+mod body;
 mod called;
 mod direct;
 pub mod endpoint;

@@ -23,8 +23,9 @@ use rmcp::model::{CallToolRequestParams, CallToolResponse, ErrorCode};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::body::{BODY_MAX, Unread, read};
 use super::called;
-use super::endpoint::{BODY_MAX, Endpoint, Unanswered, Unread, is_json, read};
+use super::endpoint::{Endpoint, Unanswered, is_json};
 use crate::admission::RETRY_AFTER_SECONDS;
 use crate::auth::refusal::Refused;
 use crate::drain::OpenRequest;
