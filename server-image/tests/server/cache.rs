@@ -11,7 +11,7 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use crate::support::databases::both;
-use crate::support::postgres::{Postgres, SHARED, connect};
+use crate::support::postgres::{Postgres, SHARED, connect, settled};
 use crate::support::redis::Redis;
 use crate::support::server::{TestServer, settings};
 use crate::support::until;
@@ -183,6 +183,7 @@ async fn replicas_share_what_one_has_read() {
     let a = start(&url, Some(&redis.url), Duration::ZERO).await;
     let session = session(&a).await;
     add(&a, &session).await;
+    settled(&url).await;
     count(&a, &session).await;
     until("header, view, page and search are in Redis", async || {
         (redis.keys().await.len() == 4).then_some(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::postgres::SHARED;
+use crate::support::postgres::{SHARED, settled};
 use crate::support::redis::Redis;
 use crate::support::server::{TestServer, file_settings, settings};
 use crate::support::until;
@@ -104,6 +104,8 @@ async fn reuse_of_redis_is_that_of_all_replicas_together() {
             let entry = json!({"agent_id": "x", "key": format!("k{key}"), "value": value.repeat(500)});
             assert_eq!(a.client.call("set_memory", entry).await["success"], true);
         }
+        settled(&url).await;
+        tokio::time::sleep(STALENESS).await;
     };
     let get = async |server: &TestServer, key: u32| {
         let entry = json!({"agent_id": "x", "key": format!("k{key}")});
@@ -136,7 +138,6 @@ async fn reuse_of_redis_is_that_of_all_replicas_together() {
     })
     .await;
     set("b").await;
-    tokio::time::sleep(STALENESS).await;
     for key in 0..10 {
         get(&b, key).await;
     }
@@ -147,7 +148,6 @@ async fn reuse_of_redis_is_that_of_all_replicas_together() {
     .await;
     // As if Redis had evicted everything before it was changed.
     set("c").await;
-    tokio::time::sleep(STALENESS).await;
     let mut order = redis::cmd("DEL");
     order.arg(redis.keys().await);
     let _: u64 = order.query_async(&mut redis.connect().await).await.unwrap();

@@ -156,6 +156,24 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
+/// Waits until every transaction of the whole server that is older than the last change of what is cached has ended.
+/// Until then nobody can tell that a value was read after that change, so what is in Redis is not believed; and other
+/// tests have transactions on the same server.
+pub async fn settled(url: &str) {
+    let client = connect(url).await;
+    let sql = "SELECT coalesce(max(position) < pg_snapshot_xmin(pg_current_snapshot())::text::bigint, true)
+               FROM cache_journal";
+    until("older transactions have ended", async || {
+        client
+            .query_one(sql, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+            .then_some(())
+    })
+    .await;
+}
+
 fn bin() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
