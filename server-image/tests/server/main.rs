@@ -39,6 +39,7 @@ mod memory_limit;
 mod memory_storage;
 mod message_storage;
 mod metrics;
+mod migrations;
 mod odd_requests;
 mod pages;
 mod pgbouncer;
