@@ -2,7 +2,8 @@
 //!
 //! At [`WARN`] of the limit the cache in the process is cut to half, again and again, down to nothing; it grows back
 //! by steps only when use is below [`CALM`], so that it does not swing. From [`FULL`] on, and until it is below [`ROOM`]
-//! again, nobody new is let in who stays: no session, no subscription.
+//! again, nobody new is let in who stays: no session, no subscription. Those who come between two looks are counted, for
+//! a burst of them fills a small container in less time.
 //!
 //! What counts is what the kernel cannot get back by itself: the control group's use without the pages of files, which it
 //! drops before it kills.
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cache::Cache;
 use crate::cgroup;
@@ -50,6 +51,17 @@ impl Usage {
     #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     pub fn ratio(self) -> f64 {
         self.used as f64 / self.limit as f64
+    }
+
+    /// Bytes that may still be used until `part` of the limit is.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are positive and far below 2^52"
+    )]
+    fn until(self, part: f64) -> u64 {
+        ((self.limit as f64 * part) as u64).saturating_sub(self.used)
     }
 }
 
@@ -97,11 +109,31 @@ fn usage_of(group: &Path) -> Option<Usage> {
     })
 }
 
-/// Keeps the cache within what memory allows.
+/// Keeps the cache, and what is kept for clients, within what memory allows.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     pressure: Arc<AtomicU64>,
-    is_full: Arc<AtomicBool>,
+    room: Arc<Room>,
+}
+
+/// What there is room for until the next look.
+#[derive(Debug)]
+struct Room {
+    is_full: AtomicBool,
+    /// Bytes that there was room for at the last look; all there are where there is no limit.
+    bytes: AtomicU64,
+    /// Bytes of what was let in since then.
+    taken: AtomicU64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            is_full: AtomicBool::new(false),
+            bytes: AtomicU64::new(u64::MAX),
+            taken: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Guard {
@@ -131,26 +163,42 @@ impl Guard {
         );
     }
 
-    /// Whether there is no room for anything that stays; false where there is no limit, and before [`Self::watch`].
+    /// Whether there is room for so many bytes that stay; they count as used from here on. Always where there is no
+    /// limit, and before [`Self::watch`].
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed)
+    pub fn admits(&self, bytes: usize) -> bool {
+        let room = &self.room;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if room.is_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        let most = room.bytes.load(Ordering::Relaxed);
+        let fits = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= most);
+        let admits = room
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .is_ok();
+        if !admits {
+            self.set_full(true);
+        }
+        admits
     }
 
-    fn let_in(&self, usage: Usage) {
-        let was_full = self.is_full();
-        let is_full = usage.ratio() >= if was_full { ROOM } else { FULL };
-        self.is_full.store(is_full, Ordering::Relaxed);
-        let (used, limit) = (usage.used, usage.limit);
-        match (was_full, is_full) {
-            (false, true) => {
-                tracing::warn!(
-                    used,
-                    limit,
-                    "memory is nearly full: new sessions and subscriptions are refused"
-                );
-            }
-            (true, false) => tracing::info!(used, limit, "there is memory for sessions and subscriptions again"),
+    /// Finds out for how much there is room until the next look.
+    fn look_for_room(&self, usage: Usage) {
+        let room = &self.room;
+        // What was let in a moment ago may still be on its way to show in what is used.
+        let unseen = room.taken.swap(0, Ordering::Relaxed);
+        let left = usage.until(FULL).saturating_sub(unseen);
+        room.bytes.store(left, Ordering::Relaxed);
+        let was_full = room.is_full.load(Ordering::Relaxed);
+        self.set_full(usage.ratio() >= if was_full { ROOM } else { FULL });
+    }
+
+    fn set_full(&self, is_full: bool) {
+        match (self.room.is_full.swap(is_full, Ordering::Relaxed), is_full) {
+            (false, true) => tracing::warn!("memory is nearly full: new sessions and subscriptions are refused"),
+            (true, false) => tracing::info!("there is memory for sessions and subscriptions again"),
             _ => {}
         }
     }
@@ -162,11 +210,13 @@ impl Guard {
         }
         let mut was_short = false;
         let mut last: Option<Change> = None;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            sleep(LOOK).await;
+            looks.tick().await;
             // It cannot be read when there are no more file descriptors, and can again when some are free.
             let Some(usage) = usage() else { continue };
-            self.let_in(usage);
+            self.look_for_room(usage);
             let allowed = allowed(usage, cache.capacity(), cache.bytes());
             let has_settled = |wanted: &Allowed| last.as_ref().is_none_or(|last| last.has_settled(*wanted, usage));
             match allowed.filter(has_settled) {
@@ -305,17 +355,37 @@ mod tests {
     #[test]
     fn nobody_is_let_in_before_there_is_room() {
         let guard = Guard::default();
-        for (used, is_full) in [
-            (80, false),
-            (90, true),
-            (86, true),
-            (84, false),
-            (89, false),
-            (95, true),
+        for (used, admits) in [
+            (80, true),
+            (90, false),
+            (86, false),
+            (84, true),
+            (89, true),
+            (95, false),
         ] {
-            guard.let_in(Usage { limit: 100, used });
-            assert_eq!(guard.is_full(), is_full, "at {used} %");
+            guard.look_for_room(Usage { limit: 100, used });
+            assert_eq!(guard.admits(0), admits, "at {used} %");
         }
+    }
+
+    /// Many may come between two looks: those for whom there is no room must not be let in before the next one shows it.
+    #[test]
+    fn no_more_are_let_in_than_there_is_room_for() {
+        let guard = Guard::default();
+        assert!(guard.admits(usize::MAX / 2), "nothing is limited yet");
+        guard.look_for_room(Usage { limit: 1_000, used: 0 });
+        assert!(!guard.admits(1), "what was let in before has not shown yet");
+        for (name, used, bytes, admits) in [
+            ("room for 100", 800, 60, true),
+            ("60 of the last 100 may not have shown", 800, 41, false),
+            ("refused ones take nothing", 800, 100, true),
+            ("they all show", 840, 1, false),
+            ("and nobody came since", 840, 60, true),
+        ] {
+            guard.look_for_room(Usage { limit: 1_000, used });
+            assert_eq!(guard.admits(bytes), admits, "{name}");
+        }
+        assert!(!guard.admits(1), "no room is left");
     }
 
     /// The cache must be gone before the kernel kills, must not swing, and must come back.

@@ -1,5 +1,7 @@
 //! The server in a container whose memory is limited: it gives up its cache before the kernel ends it.
 
+use futures::future::join_all;
+use mcp_server::memory::ROOM;
 use nix::unistd::Uid;
 use serde_json::{Value, json};
 
@@ -126,13 +128,20 @@ async fn a_full_server_lets_nobody_in_who_stays() {
         "clientInfo": {"name": "test", "version": "1", "title": "x".repeat(50_000)}}});
     let older = process.client.legacy_session().await;
     let mut sessions = 0;
+    // Many at the same moment: they must not all be let in because there was room before them.
     let refused = loop {
-        let answer = process.client.post().json(&initialize).send().await.unwrap();
-        if answer.status() != 200 {
-            break answer;
-        }
-        sessions += 1;
+        let many = (0..64).map(|_| process.client.post().json(&initialize).send());
+        let answers = join_all(many).await.into_iter().map(Result::unwrap);
+        let (opened, refused): (Vec<_>, Vec<_>) = answers.partition(|answer| answer.status() == 200);
+        sessions += opened.len();
         assert!(sessions < 2_000, "there is no end of them");
+        let scrape = Scrape::of_url(&process.metrics).await;
+        let [used, limit] = ["used", "limit"].map(|name| scrape.value(&format!("mcp_memory_{name}_bytes"), &[]));
+        if let Some(refused) = refused.into_iter().next()
+            && used > ROOM * limit
+        {
+            break refused;
+        }
     };
     assert!(sessions > 50, "{sessions} sessions fit");
     assert_eq!(refused.status(), 503);
